@@ -1,0 +1,198 @@
+"""The kinds of value that a case is written with, each with its message and its JSON Schema."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from conformance.arithmetic.spellings import AutoPad
+from conformance.dtypes import FORMATS
+from conformance.spec.case import DRAWN_KINDS
+
+MAX_SIZE = 2**31 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """How a value is written in YAML: the function that reads it, and the JSON Schema that says the same to editors."""
+
+    parse: Callable[[Any], Any]
+    schema: dict[str, Any]
+
+    def __get_pydantic_core_schema__(self, source: object, handler: object) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.parse)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: object) -> dict[str, Any]:
+        return self.schema
+
+
+def _expected(what: str, value: Any) -> PydanticCustomError:
+    return PydanticCustomError("expected", "expected {what}, got {value}", {"what": what, "value": show(value)})
+
+
+def show(value: Any) -> str:
+    """A value as it would be written in YAML, cut to a line."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def is_integer(value: Any, low: int, high: int = MAX_SIZE) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _integer(low: int) -> Written:
+    what = f"an integer >= {low}"
+
+    def parse(value: Any) -> int:
+        if not is_integer(value, low):
+            raise _expected(what, value)
+        return int(value)
+
+    return Written(parse, {"type": "integer", "minimum": low, "maximum": MAX_SIZE})
+
+
+def _sizes(low: int, scalar: bool) -> Written:
+    each = f"integers >= {low}, one per spatial axis"
+    what = f"an integer >= {low}, or a list of {each}" if scalar else f"a list of 1 to 3 {each}"
+
+    def parse(value: Any) -> int | tuple[int, ...]:
+        if scalar and is_integer(value, low):
+            return int(value)
+        if isinstance(value, list) and 1 <= len(value) <= 3 and all(is_integer(v, low) for v in value):
+            return tuple(value)
+        raise _expected(what, value)
+
+    item = {"type": "integer", "minimum": low, "maximum": MAX_SIZE}
+    items = {"type": "array", "items": item, "minItems": 1, "maxItems": 3}
+    return Written(parse, {"anyOf": [item, items]} if scalar else items)
+
+
+_PAD = {"type": "integer", "minimum": -MAX_SIZE, "maximum": MAX_SIZE}
+_PADS = {"type": "array", "items": _PAD, "minItems": 2, "maxItems": 2}
+
+
+_PADDING = {
+    "anyOf": [
+        {"enum": ["same", "valid"]},
+        _PAD,
+        {"type": "array", "items": {"anyOf": [_PAD, _PADS]}, "minItems": 1, "maxItems": 3},
+    ]
+}
+
+
+def _padding(value: Any) -> Any:
+    def pad(v: Any) -> bool:
+        return is_integer(v, -MAX_SIZE)
+
+    def pair(v: Any) -> bool:
+        return isinstance(v, list) and len(v) == 2 and all(map(pad, v))
+
+    if value in ("same", "valid") or pad(value):
+        return value
+    if isinstance(value, list) and 1 <= len(value) <= 3 and all(pad(v) or pair(v) for v in value):
+        return tuple(tuple(v) if isinstance(v, list) else v for v in value)
+    raise _expected("an integer, one integer or [begin, end] pair per spatial axis, same or valid", value)
+
+
+def _word(pattern: str, what: str) -> Written:
+    def parse(value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise _expected(what, value)
+        return value
+
+    return Written(parse, {"type": "string", "pattern": f"^{pattern}$"})
+
+
+def _one_of(words: tuple[str, ...]) -> Written:
+    def parse(value: Any) -> str:
+        if not isinstance(value, str) or value not in words:
+            raise _expected(f"one of {', '.join(words)}", value)
+        return value
+
+    return Written(parse, {"enum": list(words)})
+
+
+def _several(words: tuple[str, ...] | None, what: str) -> Written:
+    """One word or a list of them."""
+
+    def parse(value: Any) -> tuple[str, ...]:
+        values = [value] if isinstance(value, str) else value
+        if not isinstance(values, list) or not values or not all(isinstance(v, str) for v in values):
+            raise _expected(f"one or a list of {what}", value)
+        for v in values:
+            if words is not None and v not in words:
+                raise _expected(f"one or a list of {what}", v)
+        return tuple(dict.fromkeys(values))
+
+    item = {"type": "string"} if words is None else {"enum": list(words)}
+    return Written(parse, {"anyOf": [item, {"type": "array", "items": item, "minItems": 1}]})
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _expected("true or false", value)
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _expected("text", value)
+    return value
+
+
+_KINDS = (*DRAWN_KINDS, "edge")
+
+Count = Annotated[int, _integer(0)]
+Positive = Annotated[int, _integer(1)]
+PerAxis = Annotated[int | tuple[int, ...], _sizes(1, scalar=True)]
+PerAxisOrZero = Annotated[int | tuple[int, ...], _sizes(0, scalar=True)]
+SpatialSize = Annotated[tuple[int, ...], _sizes(1, scalar=False)]
+Padding = Annotated[int | str | tuple[int | tuple[int, int], ...], Written(_padding, _PADDING)]
+Name = Annotated[str, _word(r"[A-Za-z0-9][A-Za-z0-9._+-]*", "a name of letters, digits and . _ + -")]
+Dtype = Annotated[str, _one_of(tuple(FORMATS))]
+AutoPadName = Annotated[AutoPad, _one_of(get_args(AutoPad))]
+Kinds = Annotated[tuple[str, ...], _several(_KINDS, ", ".join(_KINDS))]
+Tags = Annotated[tuple[str, ...], _several(None, "words")]
+Boolean = Annotated[bool, Written(_boolean, {"type": "boolean"})]
+Text = Annotated[str, Written(_text, {"type": "string"})]
+Numbers = Annotated[Any, Written(lambda value: value, {"type": ["number", "string", "array"]})]
+
+
+class Strict(BaseModel):
+    """A model that knows all its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class Entry(Strict):
+    """What every case may say, whatever its op."""
+
+    op: str
+    dtype: Dtype = "float32"
+    batch: Count = 1
+    data: Kinds | None = None
+    tags: Tags = ()
+    notes: Text = ""
+    source: Text = ""
+    tensors: dict[str, Numbers] | None = None
+    expected: dict[str, Numbers] | None = None
+    vectors: Text | None = None
+    decimals: Count | None = None
+
+    def resolve(self, common: dict[str, Any]) -> Any:
+        """The case that this entry describes.  Raises KeyedError where its values do not fit together."""
+        raise NotImplementedError
+
+
+class KeyedError(ValueError):
+    """Something is wrong with the value of one key."""
+
+    def __init__(self, key: str, message: str) -> None:
+        self.key = key
+        super().__init__(message)

@@ -1,0 +1,205 @@
+"""YAML files to cases.  All errors of a file are told at once, each with file, line and key."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from conformance.dtypes import FORMATS
+from conformance.errors import Problem, SpecError
+from conformance.spec import matrix as grid
+from conformance.spec.case import EDGE_KINDS, PUBLISHED, Case
+from conformance.spec.convolution import ConvEntry, ConvInputGradientEntry, ConvTransposeEntry
+from conformance.spec.fields import Entry, KeyedError, Name, show
+from conformance.spec.marks import Document, KeyPath, dotted, read_document
+from conformance.spec.vectors import attach_vectors
+
+OPS: dict[str, type[Entry]] = {
+    "conv": ConvEntry,
+    "conv_transpose": ConvTransposeEntry,
+    "conv_input_gradient": ConvInputGradientEntry,
+}
+SUITE_KEYS = ("suite", "source", "notes", "defaults", "cases")
+MAX_CASE_BYTES = 4 * 2**30
+
+_Value = tuple[Any, KeyPath]  # a value and where it was written
+
+
+def load_suite(path: Path, shown: str | None = None) -> list[Case]:
+    """The cases of one file, in its order.
+
+    ``shown`` is how messages name the file.  Raises SpecError with every problem of the file.
+    """
+    return _Loader(read_document(path, shown or str(path)), path.parent).load()
+
+
+class _Loader:
+    def __init__(self, document: Document, folder: Path) -> None:
+        self.document = document
+        self.folder = folder
+        self.problems: list[Problem] = []
+        self.seen: dict[str, int] = {}
+
+    def load(self) -> list[Case]:
+        cases = list(self._cases())
+        if self.problems:
+            raise SpecError(self.problems)
+        return cases
+
+    def _problem(self, path: KeyPath, message: str, key: str | None = None) -> None:
+        self.problems.append(Problem(self.document.file, self.document.line(path), key or dotted(path), message))
+
+    def _cases(self) -> Iterator[Case]:
+        top = self.document.value
+        if not isinstance(top, dict) or "suite" not in top or "cases" not in top:
+            self._problem((), f"expected a suite: a mapping with suite and cases (and {', '.join(SUITE_KEYS[1:4])})")
+            return
+        for key in top.keys() - set(SUITE_KEYS):
+            self._problem((key,), f"unknown key{_closest(key, SUITE_KEYS)}")
+        self._name(("suite",), top["suite"])
+        for key in ("source", "notes"):
+            if not isinstance(top.get(key, ""), str):
+                self._problem((key,), f"expected text, got {show(top[key])}")
+        defaults = self._mapping(("defaults",), top.get("defaults", {}))
+        for name, entry in self._mapping(("cases",), top["cases"]).items():
+            path: KeyPath = ("cases", name)
+            self._name(path, name)
+            values = {key: (value, ("defaults", key)) for key, value in defaults.items()}
+            if "source" in top:
+                values.setdefault("source", (top["source"], ("source",)))
+            yield from self._entry(f"{top['suite']}/{name}", path, values, self._mapping(path, entry))
+
+    def _name(self, path: KeyPath, name: Any) -> None:
+        try:
+            _NAME.validate_python(name)
+        except ValidationError as error:
+            self._problem(path, error.errors()[0]["msg"])
+
+    def _mapping(self, path: KeyPath, value: Any) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        if value is not None:
+            self._problem(path, f"expected a mapping, got {show(value)}")
+        return {}
+
+    def _entry(self, id: str, path: KeyPath, values: dict[str, _Value], entry: dict[str, Any]) -> Iterator[Case]:
+        values |= {key: (value, (*path, key)) for key, value in entry.items() if key not in ("matrix", "exclude")}
+        matrix = self._matrix((*path, "matrix"), entry.get("matrix"))
+        exclude = self._exclude((*path, "exclude"), entry.get("exclude"), matrix)
+        if grid.size(matrix) > grid.MAX_CASES:
+            self._problem((*path, "matrix"), f"expected at most {grid.MAX_CASES} combinations, got {grid.size(matrix)}")
+            return
+        for chosen in grid.assignments(matrix, exclude):
+            variant = values | {
+                key: (matrix[key][at], (*path, "matrix", key, at)) for key, at in chosen.items()
+            }
+            labels = ",".join(grid.label(key, matrix[key][at]) for key, at in chosen.items())
+            yield from self._case(f"{id}[{labels}]" if labels else id, path, variant)
+
+    def _matrix(self, path: KeyPath, value: Any) -> dict[str, list[Any]]:
+        matrix = self._mapping(path, value)
+        for key, values in matrix.items():
+            if not isinstance(values, list) or not values:
+                self._problem((*path, key), f"expected a list of values, got {show(values)}")
+        return {key: values for key, values in matrix.items() if isinstance(values, list)}
+
+    def _exclude(self, path: KeyPath, value: Any, matrix: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            self._problem(path, f"expected a list of mappings, got {show(value)}")
+            return []
+        lines = []
+        for n, item in enumerate(value):
+            line = self._mapping((*path, n), item)
+            for key, wanted in line.items():
+                if key not in matrix:
+                    self._problem((*path, n, key), f"expected a key of matrix ({', '.join(matrix)})")
+                elif not any(grid.same(wanted, have) for have in matrix[key]):
+                    self._problem((*path, n, key), f"expected a value of matrix.{key}, got {show(wanted)}")
+            if line:
+                lines.append(line)
+        return [line for line in lines if line.keys() <= matrix.keys()]
+
+    def _case(self, id: str, path: KeyPath, values: dict[str, _Value]) -> Iterator[Case]:
+        op = values.get("op", (None, path))
+        model = OPS.get(op[0]) if isinstance(op[0], str) else None
+        if model is None:
+            self._problem(op[1], f"expected op, one of {', '.join(OPS)}, got {show(op[0])}")
+            return
+        try:
+            entry = model.model_validate({key: value for key, (value, _) in values.items()})
+            case = self._resolve(id, path, entry)
+        except ValidationError as error:
+            self._invalid(error, model, path, values)
+        except KeyedError as error:
+            where = values.get(error.key.partition(".")[0], (None, path))[1]
+            self._problem(where, str(error), dotted((*path, error.key)))
+        else:
+            if id in self.seen:
+                self._problem(path, f"the id {id} stands for two cases")
+            self.seen[id] = 1
+            yield case
+
+    def _resolve(self, id: str, path: KeyPath, entry: Entry) -> Case:
+        common = {
+            "id": id,
+            "op": entry.op,
+            "dtype": entry.dtype,
+            "batch": entry.batch,
+            "tags": entry.tags,
+            "notes": entry.notes,
+            "source": entry.source,
+            "location": f"{self.document.file}:{self.document.line(path)}",
+        }
+        case: Case = entry.resolve(common | {"data": data_kinds(entry)})
+        if (size := case.elements * FORMATS[case.dtype].dtype.itemsize) > MAX_CASE_BYTES:
+            raise KeyedError("input", f"too large: the tensors take {size:,} bytes, expected at most {MAX_CASE_BYTES:,}")
+        vectors = attach_vectors(case, entry.tensors, entry.expected, entry.vectors, entry.decimals, self.folder)
+        return case if vectors is None else type(case)(**_fields(case) | {"vectors": vectors, "data": (PUBLISHED,)})
+
+    def _invalid(self, error: ValidationError, model: type[Entry], path: KeyPath, values: Mapping[str, _Value]) -> None:
+        for detail in error.errors():
+            key = str(detail["loc"][0]) if detail["loc"] else ""
+            where = values.get(key, (None, path))[1]
+            message = detail["msg"]
+            if detail["type"] == "missing":
+                message = f"required for op {model.model_fields['op'].annotation.__args__[0]}"  # type: ignore[union-attr]
+            elif detail["type"] == "extra_forbidden":
+                message = f"unknown key{_closest(key, model.model_fields)}"
+            elif detail["type"] == "literal_error":
+                message = f"expected {detail['ctx']['expected'].lower()}, got {show(detail['input'])}"
+            self._problem(where, message, dotted((*path, key)))
+
+
+def data_kinds(entry: Entry) -> tuple[str, ...]:
+    """The kinds of data that a case is run with.
+
+    float64 has no rounding data: the oracle computes in float64, and data that it sums without rounding is summed
+    without rounding by every honest float64 target too.
+    """
+    named = entry.data or ("exact", "rounding")
+    kinds = [kind for name in named for kind in (EDGE_KINDS if name == "edge" else (name,))]
+    return tuple(kind for kind in dict.fromkeys(kinds) if not (entry.dtype == "float64" and kind == "rounding"))
+
+
+def _fields(case: Case) -> dict[str, Any]:
+    return {name: getattr(case, name) for cls in type(case).__mro__ for name in getattr(cls, "__slots__", ())}
+
+
+@functools.cache
+def _known(keys: tuple[str, ...]) -> tuple[str, ...]:
+    return (*keys, "matrix", "exclude")
+
+
+def _closest(key: str, keys: Any) -> str:
+    close = difflib.get_close_matches(key, _known(tuple(keys)), n=1)
+    return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(keys)}"
+
+
+_NAME: TypeAdapter[str] = TypeAdapter(Name)

@@ -1,0 +1,49 @@
+"""JSON Schema of a suite file, for editors that complete and check YAML while it is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conformance.spec.loader import OPS
+
+
+def suite_schema() -> dict[str, Any]:
+    """The schema, generated from the models that the loader uses.
+
+    A case may leave to the suite's defaults whatever it likes, so no key of a case is required here.
+    """
+    properties: dict[str, Any] = {}
+    for model in OPS.values():
+        for key, schema in model.model_json_schema()["properties"].items():
+            described = {k: v for k, v in schema.items() if k not in ("default", "title")}
+            properties.setdefault(key, described)
+    properties["op"] = {"enum": list(OPS)}
+    properties["bias"] = {"type": "boolean"}
+    values = {key: {"type": "array", "items": schema, "minItems": 1} for key, schema in properties.items()}
+    entry = {
+        "type": ["object", "null"],
+        "additionalProperties": False,
+        "properties": properties
+        | {
+            "matrix": {"type": "object", "additionalProperties": False, "properties": values},
+            "exclude": {
+                "type": "array",
+                "items": {"type": "object", "additionalProperties": False, "properties": properties},
+            },
+        },
+    }
+    name = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._+-]*$"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A suite of conformance cases",
+        "type": "object",
+        "required": ["suite", "cases"],
+        "additionalProperties": False,
+        "properties": {
+            "suite": name,
+            "source": {"type": "string"},
+            "notes": {"type": "string"},
+            "defaults": {"type": "object", "additionalProperties": False, "properties": properties},
+            "cases": {"type": "object", "propertyNames": name, "additionalProperties": entry},
+        },
+    }
