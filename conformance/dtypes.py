@@ -46,3 +46,25 @@ FORMATS = {
     "float32": _format("float32", np.float32),
     "float64": _format("float64", np.float64),
 }
+
+
+def round_once(exact: np.ndarray, format: Format) -> np.ndarray:
+    """Round float64 values to a format once, to nearest, ties to even; overflow gives infinity.
+
+    bfloat16 goes through float32 rounded to odd, which makes the second rounding harmless (Boldo and Melquiond,
+    "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008).
+    """
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if format.name == "bfloat16":
+            exact = _float32_to_odd(exact)
+        return exact.astype(format.dtype, copy=False)
+
+
+def _float32_to_odd(exact: np.ndarray) -> np.ndarray:
+    nearest = exact.astype(np.float32)
+    bits = nearest.view(np.uint32).copy()
+    away = np.isfinite(exact) & (np.abs(nearest.astype(np.float64)) > np.abs(exact))
+    bits[away] -= 1
+    inexact = np.isfinite(exact) & (bits.view(np.float32).astype(np.float64) != exact)
+    bits[inexact] |= 1
+    return bits.view(np.float32)

@@ -1,11 +1,11 @@
 """Everything this package raises about its own input.
 
-    ConformanceError
-    ├── BadInput              the user's input is wrong; the command ends with status 2
-    │   ├── SpecError         a suite of cases: every problem of the file, each with file, line and key
-    │   ├── BadRunFile        a run file that is truncated, foreign or newer than this program
-    │   └── UnknownTarget     a name that the registry does not have
-    └── OracleRounded         the oracle met numbers that float64 cannot sum exactly; our own fault
+ConformanceError
+├── BadInput              the user's input is wrong; the command ends with status 2
+│   ├── SpecError         a suite of cases: every problem of the file, each with file, line and key
+│   ├── BadRunFile        a run file that is truncated, foreign or newer than this program
+│   └── UnknownTarget     a name that the registry does not have
+└── OracleRounded         the oracle met numbers that float64 cannot sum exactly; our own fault
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The 15 relationships of "A guide to convolution arithmetic for deep learning" (Dumoulin and Visin, arXiv:1603.07285).
 
 Symbols are the paper's: ``i`` input size, ``k`` kernel size, ``s`` stride, ``p`` zero padding at each end, ``d``
-dilation, ``o`` output size, and for transposed convolutions ``i_`` (the paper's i') and ``a`` (rows added at the bottom
-and right).  Every function returns the output size in elements.  Relationships 1 to 7 and 15 speak of the direct
-convolution, 8 to 14 of the transposed one; there ``k``, ``s`` and ``p`` are those of the convolution that is transposed.
+dilation, ``o`` output size, and for transposed convolutions ``i_`` (the paper's i') and ``a`` (rows added at the
+bottom and right).  Every function returns the output size in elements.  Relationships 1 to 7 and 15 speak of the direct
+convolution, 8 to 14 of the transposed one; there ``k``, ``s`` and ``p`` are those of the convolution it transposes.
 """
 
 from __future__ import annotations

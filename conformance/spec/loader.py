@@ -95,9 +95,7 @@ class _Loader:
             self._problem((*path, "matrix"), f"expected at most {grid.MAX_CASES} combinations, got {grid.size(matrix)}")
             return
         for chosen in grid.assignments(matrix, exclude):
-            variant = values | {
-                key: (matrix[key][at], (*path, "matrix", key, at)) for key, at in chosen.items()
-            }
+            variant = values | {key: (matrix[key][at], (*path, "matrix", key, at)) for key, at in chosen.items()}
             labels = ",".join(grid.label(key, matrix[key][at]) for key, at in chosen.items())
             yield from self._case(f"{id}[{labels}]" if labels else id, path, variant)
 
@@ -159,7 +157,9 @@ class _Loader:
         }
         case: Case = entry.resolve(common | {"data": data_kinds(entry)})
         if (size := case.elements * FORMATS[case.dtype].dtype.itemsize) > MAX_CASE_BYTES:
-            raise KeyedError("input", f"too large: the tensors take {size:,} bytes, expected at most {MAX_CASE_BYTES:,}")
+            raise KeyedError(
+                "input", f"too large: {size:,} bytes of tensors, expected at most {MAX_CASE_BYTES:,}"
+            )
         vectors = attach_vectors(case, entry.tensors, entry.expected, entry.vectors, entry.decimals, self.folder)
         return case if vectors is None else type(case)(**_fields(case) | {"vectors": vectors, "data": (PUBLISHED,)})
 

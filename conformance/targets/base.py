@@ -16,7 +16,7 @@ from conformance.spec import Case
 Tensors = Mapping[str, np.ndarray]
 
 
-class Unsupported(Exception):  # noqa: N818 - an answer, not an error
+class Unsupported(Exception):
     """The target's API cannot say this case; the text gives the reason."""
 
 
