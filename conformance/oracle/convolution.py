@@ -4,10 +4,10 @@ Tap ``t`` joins position ``m`` of the small side with position ``j = m s - begin
 
     C[(k, m), (c, j)] = w[k, c, t]            for every tap with 0 <= j < large, c counted within the group of k
 
-and a convolution is ``C x``, its transposed convolution ``C.T y`` (Dumoulin and Visin, arXiv:1603.07285, section 4.1).
-`conv_matrix` is that matrix.  `convolve` and `transposed_convolve` apply it without forming it: ``im2col`` copies
-what each tap reads, ``col2im`` is its transpose and adds, and one matrix product does the arithmetic.  Both use the same
-list of taps, and the tests prove all three equal.
+and a convolution is ``C x``, its transposed convolution ``C.T y`` (Dumoulin and Visin, arXiv:1603.07285, section
+4.1).  `conv_matrix` is that matrix.  `convolve` and `transposed_convolve` apply it without forming it: ``im2col``
+copies what each tap reads, ``col2im`` is its transpose and adds, and one matrix product does the arithmetic.  Both use
+the same list of taps, and the tests prove all three equal.
 
 All arithmetic is in float64.  On data whose products and sums float64 represents (see ``draws``), nothing rounds.
 """
@@ -18,7 +18,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 Axes = Sequence[Axis]
-Slices = tuple[slice, ...]
+Index = tuple[Any, ...]
 
 BLOCK = 2**20  # elements of the column matrix that are worked on at once: 8 MiB, so that they stay in the cache
 
@@ -48,7 +48,7 @@ def taps(axis: Axis) -> tuple[tuple[int, slice, slice], ...]:
     return tuple(found)
 
 
-def _all_taps(axes: Axes) -> Iterator[tuple[tuple[int, ...], Slices, Slices]]:
+def _all_taps(axes: Axes) -> Iterator[tuple[Index, Index, Index]]:
     for combination in itertools.product(*map(taps, axes)):
         numbers, small, large = zip(*combination, strict=True)
         yield numbers, small, large

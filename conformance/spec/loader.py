@@ -69,7 +69,7 @@ class _Loader:
         for name, entry in self._mapping(("cases",), top["cases"]).items():
             path: KeyPath = ("cases", name)
             self._name(path, name)
-            values = {key: (value, ("defaults", key)) for key, value in defaults.items()}
+            values: dict[str, _Value] = {key: (value, ("defaults", key)) for key, value in defaults.items()}
             if "source" in top:
                 values.setdefault("source", (top["source"], ("source",)))
             yield from self._entry(f"{top['suite']}/{name}", path, values, self._mapping(path, entry))
@@ -157,9 +157,7 @@ class _Loader:
         }
         case: Case = entry.resolve(common | {"data": data_kinds(entry)})
         if (size := case.elements * FORMATS[case.dtype].dtype.itemsize) > MAX_CASE_BYTES:
-            raise KeyedError(
-                "input", f"too large: {size:,} bytes of tensors, expected at most {MAX_CASE_BYTES:,}"
-            )
+            raise KeyedError("input", f"too large: {size:,} bytes of tensors, expected at most {MAX_CASE_BYTES:,}")
         vectors = attach_vectors(case, entry.tensors, entry.expected, entry.vectors, entry.decimals, self.folder)
         return case if vectors is None else type(case)(**_fields(case) | {"vectors": vectors, "data": (PUBLISHED,)})
 

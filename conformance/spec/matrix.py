@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from conformance.spec.fields import show
@@ -12,7 +12,7 @@ from conformance.spec.fields import show
 MAX_CASES = 200_000
 
 
-def assignments(matrix: Mapping[str, list[Any]], exclude: list[Mapping[str, Any]]) -> Iterator[dict[str, int]]:
+def assignments(matrix: Mapping[str, list[Any]], exclude: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, int]]:
     """Every combination of a matrix that no line of ``exclude`` matches.
 
     A combination maps each key to the *position* of its value in the list, so that errors can point there.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from conformance.errors import BadInput, SpecError
+from conformance.errors import BadInput, Problem, SpecError
 from conformance.spec.case import Case
 from conformance.spec.loader import load_suite
 
@@ -31,7 +31,7 @@ def load_cases(names: Iterable[str] = (), profile: str = FULL) -> list[Case]:
     The quick profile leaves out cases with the tag ``full``.  Raises SpecError with the problems of all files, and
     BadInput for a name that is neither a suite nor a file.
     """
-    problems = []
+    problems: list[Problem] = []
     cases: list[Case] = []
     for path, shown in map(_find, dict.fromkeys(names) or shipped_suites()):
         try:

@@ -1,0 +1,137 @@
+"""The command line.  Exit status: 0 all conform, 1 something fails, 2 bad input, 3 our own failure."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from conformance import __version__
+from conformance.errors import BadInput
+
+DATA = ("exact", "rounding", "edge", "edge-nan", "edge-inf", "edge-zero", "edge-subnormal", "edge-huge", "published")
+
+
+def main() -> None:
+    """The ``conformance`` command, with the exit statuses that CI relies on."""
+    try:
+        code = commands.main(standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        code = leave.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except BadInput as error:
+        click.echo(str(error), err=True)
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; what was judged is in the run file", err=True)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        click.echo("this is a failure of conformance itself; please report it", err=True)
+        code = 3
+    sys.exit(code)
+
+
+def _split(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Options that take several values, by comma or repeated."""
+    return tuple(dict.fromkeys(part for value in values for part in value.split(",") if part))
+
+
+def _split_data(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    kinds = _split(context, parameter, values)
+    for kind in kinds:
+        if kind not in DATA:
+            raise click.BadParameter(f"expected {', '.join(DATA)}, got {kind}")
+    return tuple(
+        k for kind in kinds for k in ([d for d in DATA if d.startswith("edge-")] if kind == "edge" else [kind])
+    )
+
+
+def _targets(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--target",
+        "targets",
+        multiple=True,
+        callback=_split,
+        metavar="T",
+        help="A target by name, or the path of a Python file with one; by comma or repeated.  All installed, if none.",
+    )(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="conformance")
+def commands() -> None:
+    """Does your framework compute the transposed convolution?
+
+    Runs convolution configurations on PyTorch, Keras, TensorFlow and ONNX Runtime and judges every result against the
+    convolution written as a matrix C, and its transpose C.T.
+    """
+
+
+@commands.command()
+@click.argument("suites", nargs=-1, metavar="[SUITE_OR_FILE]...")
+@_targets
+@click.option(
+    "--data", multiple=True, callback=_split_data, metavar="KIND", help="Only these: exact, rounding, edge ..."
+)
+@click.option("--profile", type=click.Choice(["quick", "full"]), default="quick", show_default=True)
+@click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True, help="Workers.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads in each framework.")
+@click.option("--timeout", type=click.FloatRange(min=0.01), default=60.0, show_default=True, help="Seconds per case.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the run file here.")
+@click.option("--resume", type=click.Path(path_type=Path, dir_okay=False), help="Go on with this run file.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the run as JSON too.")
+@click.option("--failures", type=click.IntRange(min=0), default=40, show_default=True, help="Kinds of failure to list.")
+def run(suites: tuple[str, ...], **options: Any) -> int:
+    """Run suites on targets and judge every result."""
+    from conformance.commands import run_command
+
+    return run_command(suites, **options)
+
+
+@commands.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def targets(as_json: bool) -> int:
+    """List targets: versions, devices, what they promise; for what is missing, how to install it."""
+    from conformance.commands import targets_command
+
+    return targets_command(as_json)
+
+
+@commands.command()
+@click.argument("suites", nargs=-1, metavar="[SUITE_OR_FILE]...")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of suite files, for editors.")
+@click.option("--profile", type=click.Choice(["quick", "full"]), default="full", show_default=True)
+def cases(suites: tuple[str, ...], schema: bool, profile: str) -> int:
+    """List cases, or check suite files."""
+    from conformance.commands import cases_command
+
+    return cases_command(suites, schema, profile)
+
+
+@commands.command()
+@click.argument("case", metavar="CASE")
+@click.option("--suite", "suites", multiple=True, metavar="FILE", help="Look for the case in this file too.")
+@_targets
+@click.option("--run", "run_path", type=click.Path(path_type=Path), help="The run file to read (the last run).")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--timeout", type=click.FloatRange(min=0.01), default=60.0, show_default=True)
+def show(case: str, **options: Any) -> int:
+    """Show one case: what it says, what it means, what the last run made of it.
+
+    With --target, run it there now and show the elements that are most wrong.
+    """
+    from conformance.commands import show_command
+
+    return show_command(case, **options)

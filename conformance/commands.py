@@ -1,0 +1,257 @@
+"""What the commands do; ``cli`` reads their arguments."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from conformance import engine
+from conformance.errors import BadInput, BadRunFile
+from conformance.execution import LocalExecutor, Parcel, TargetSpec, Task, find_targets, known_targets
+from conformance.problem import pose
+from conformance.reports.details import show_case, show_outcome, show_records
+from conformance.reports.terminal import Summary, kind_of, show_failures, show_matrix
+from conformance.runs import RunFile
+from conformance.spec import load_cases, shipped_suites, suite_schema
+from conformance.spec.suites import FULL
+
+KEPT_RUNS = 20
+REFRESH_SECONDS = 0.1
+
+
+def run_command(
+    suites: Sequence[str],
+    targets: Sequence[str],
+    data: Sequence[str],
+    profile: str,
+    jobs: int,
+    threads: int,
+    timeout: float,
+    out: Path | None,
+    resume: Path | None,
+    json_path: Path | None,
+    failures: int,
+) -> int:
+    """``conformance run``."""
+    specs = find_targets(targets)
+    if not specs:
+        missing = "\n".join(f"  {spec.name}: {spec.install}" for spec in known_targets().values())
+        raise BadInput(f"no framework is installed; install at least one:\n{missing}")
+    cases: list[Any] = load_cases(suites, profile)
+    options = {"profile": profile, "suites": list(suites), "threads": threads, "timeout": timeout, "jobs": jobs}
+    with _open_run(out, resume) as store:
+        done = _done(store, threads)
+        store.note(engine.environment(specs, **options))
+        executor = LocalExecutor(specs, jobs=jobs, threads=threads, timeout=timeout)
+        try:
+            _run_all(cases, specs, executor, data, done, store)
+        finally:
+            executor.close()
+            store.note({"targets": executor.descriptions})
+        summary = Summary(store.records())
+        console = Console(highlight=False)
+        show_matrix(summary, store.environment, console)
+        show_failures(summary, console, failures)
+        if json_path is not None:
+            store.write_json(json_path)
+        console.print(f"Run file: {store.path}", style="dim", soft_wrap=True)
+    return 1 if summary.failures else 0
+
+
+def _run_all(
+    cases: Sequence[Any],
+    specs: Sequence[TargetSpec],
+    executor: LocalExecutor,
+    data: Sequence[str],
+    done: set[tuple[str, str, str]],
+    store: RunFile,
+) -> None:
+    total = engine.count(cases, specs, data)
+    began = time.monotonic()
+    with _Bar(total, len(done), executor) as bar:
+        for record in engine.run(cases, specs, executor, data=data, done=done, waiting=bar.refresh):
+            store.append(record)
+            bar.add(kind_of(record))
+    store.note({"seconds": round(time.monotonic() - began, 3)})
+
+
+def _open_run(out: Path | None, resume: Path | None) -> RunFile:
+    if resume is not None:
+        if out is not None and out != resume:
+            raise BadInput("expected --out or --resume, not both")
+        return RunFile.open(resume)
+    return RunFile.create(out or _new_run_path())
+
+
+def _done(store: RunFile, threads: int) -> set[tuple[str, str, str]]:
+    before = store.environment.get("threads", threads)
+    if before != threads:
+        raise BadRunFile(f"{store.path}: made with --threads {before}, cannot go on with --threads {threads}")
+    return {(record.digest, record.target, record.data) for record in store.records()}
+
+
+def _runs_folder() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "deconv-conformance" / "runs"
+
+
+def _new_run_path() -> Path:
+    """A fresh name in the cache; the oldest runs there are removed."""
+    folder = _runs_folder()
+    for old in sorted(folder.glob("*.sqlite"))[: -KEPT_RUNS + 1]:
+        old.unlink(missing_ok=True)
+    return folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.sqlite"
+
+
+class _Bar:
+    """A progress bar with counts and the time left; silent where the error stream is not a terminal."""
+
+    def __init__(self, total: int, done: int, executor: LocalExecutor) -> None:
+        self._executor = executor
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("[bold red]{task.fields[failed]} failed"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            auto_refresh=False,
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._progress.add_task("starting", total=total, completed=done, failed=0)
+        self._count, self._failed, self._shown = done, 0, 0.0
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def add(self, kind: str) -> None:
+        self._count += 1
+        self._failed += kind == "failed"
+        if time.monotonic() - self._shown > REFRESH_SECONDS:
+            self.refresh()
+
+    def refresh(self) -> None:
+        starting = self._executor.starting
+        text = f"starting {', '.join(starting)}" if starting else "judging"
+        self._progress.update(self._task, completed=self._count, failed=self._failed, description=text)
+        self._progress.refresh()
+        self._shown = time.monotonic()
+
+
+def targets_command(as_json: bool) -> int:
+    """``conformance targets``."""
+    known = known_targets()
+    present = [spec for spec in known.values() if not spec.missing]
+    said = _describe(present)
+    if as_json:
+        rows = {
+            name: {"versions": spec.versions, "missing": list(spec.missing), "says": said.get(name, {})}
+            for name, spec in known.items()
+        }
+        click.echo(json.dumps(rows, indent=1))
+        return 0
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("target", "versions", "device", "promises", "settings"):
+        table.add_column(heading, overflow="fold")
+    for name, spec in known.items():
+        table.add_row(name, *_target_row(spec, said.get(name, {})))
+    Console(highlight=False).print(table)
+    return 0
+
+
+def _target_row(spec: TargetSpec, said: dict[str, str]) -> tuple[str, ...]:
+    if spec.missing:
+        return ("missing", "", "", spec.install)
+    versions = ", ".join(f"{name} {version}" for name, version in spec.versions.items())
+    if "error" in said:
+        return (versions, "", "", said["error"])
+    shown = {"device", "arithmetic", *spec.versions}
+    settings = ", ".join(f"{key}={value}" for key, value in said.items() if key not in shown)
+    return (versions, said.get("device", "cpu"), said.get("arithmetic", "native"), settings)
+
+
+def _describe(specs: Sequence[TargetSpec]) -> dict[str, dict[str, str]]:
+    """Start every framework and ask its targets what they are."""
+    with LocalExecutor(specs) as executor:
+        while executor.starting:
+            executor.poll(1.0)
+        return executor.descriptions
+
+
+def cases_command(suites: Sequence[str], schema: bool, profile: str) -> int:
+    """``conformance cases``."""
+    if schema:
+        click.echo(json.dumps(suite_schema(), indent=1))
+        return 0
+    cases = load_cases(suites, profile)
+    for case in cases:
+        click.echo(f"{case.id}\t{case.op}\t{case.dtype}\t{case.location}")
+    click.echo(f"{len(cases)} cases in {len({case.suite for case in cases})} suites", err=True)
+    return 0
+
+
+def show_command(
+    case: str,
+    suites: Sequence[str],
+    targets: Sequence[str],
+    run_path: Path | None,
+    threads: int,
+    timeout: float,
+) -> int:
+    """``conformance show``."""
+    found = _find_case(case, suites)
+    console = Console(highlight=False)
+    show_case(found, console)
+    if targets:
+        return _show_now(found, find_targets(targets), threads, timeout, console)
+    path = run_path or max(_runs_folder().glob("*.sqlite"), default=None)
+    if path is not None:
+        with RunFile.open(path) as store:
+            records = [record for record in store.records() if record.case == case]
+        console.print(f"\nIn {path}:", style="dim", soft_wrap=True)
+        show_records(records, console)
+    return 0
+
+
+def _find_case(name: str, suites: Iterable[str]) -> Any:
+    files = tuple(suites) or ((name.partition("/")[0],) if name.partition("/")[0] in shipped_suites() else ())
+    cases = {case.id: case for case in load_cases(files, FULL)}
+    if name not in cases:
+        import difflib
+
+        close = difflib.get_close_matches(name, cases, n=3, cutoff=0.3)
+        raise BadInput(f"{name}: no such case{'; did you mean ' + ' or '.join(close) + '?' if close else ''}")
+    return cases[name]
+
+
+def _show_now(case: Any, specs: Sequence[TargetSpec], threads: int, timeout: float, console: Console) -> int:
+    failed = False
+    with LocalExecutor(specs, threads=threads, timeout=timeout) as executor:
+        for kind in case.data:
+            problem = pose(case, kind)
+            parcel = Parcel(problem.tensors)
+            for spec in specs:
+                executor.submit(Task(spec.name, case, parcel.payload, None))
+            answered = 0
+            while answered < len(specs):
+                for task, outcome in executor.poll(1.0):
+                    promised = executor.descriptions.get(task.target, {}).get("arithmetic", "native")
+                    failed |= show_outcome(problem, task.target, outcome, promised, console)
+                    answered += 1
+            parcel.close()
+    return int(failed)

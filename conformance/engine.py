@@ -1,0 +1,190 @@
+"""One run: cases are posed, run on every target and judged, as a stream."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+import conformance
+from conformance.execution import LocalExecutor, Parcel, TargetSpec, Task
+from conformance.outcome import Outcome
+from conformance.problem import Problem, pose
+from conformance.runs import Record
+from conformance.spec import PUBLISHED, Case, Convolution
+from conformance.verdict import Judgement, judge, judge_published
+
+ORACLE = "oracle"
+MAX_PROBLEMS = 64
+MAX_BYTES = 400 * 2**20
+IDLE_SECONDS = 1.0
+
+Keys = Collection[tuple[str, str, str]]
+
+
+@dataclass(eq=False)
+class _Posed:
+    """A problem under way: its targets have not all answered."""
+
+    problem: Problem
+    parcel: Parcel
+    digest: str
+    open: int = 0
+
+
+@dataclass(eq=False)
+class _Stream:
+    """What is under way, bounded in number and in bytes."""
+
+    problems: int = 0
+    nbytes: int = 0
+    descriptions: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def full(self) -> bool:
+        return self.problems >= MAX_PROBLEMS or self.nbytes >= MAX_BYTES
+
+
+def run(
+    cases: Iterable[Convolution],
+    targets: Sequence[TargetSpec],
+    executor: LocalExecutor,
+    *,
+    data: Collection[str] = (),
+    seed: int = 0,
+    done: Keys = (),
+    waiting: Callable[[], None] = lambda: None,
+) -> Iterator[Record]:
+    """Run every case on every target and yield the verdicts as they come.
+
+    ``data`` limits the kinds of data (all that a case asks for, if empty); ``done`` are verdicts that are there
+    already, as keys of `Record` with the case's digest in place of its id (see `case_digest`).  ``waiting`` is called
+    about once a second while nothing comes.  A case that publishes its result is also judged on the oracle, under the
+    target name ``oracle``.
+    """
+    stream = _Stream(descriptions=executor.descriptions)
+    for case, kind in _wanted(cases, data):
+        digest = case_digest(case)
+        open_targets = [spec.name for spec in targets if (digest, spec.name, kind) not in done]
+        if not open_targets and (kind != PUBLISHED or (digest, ORACLE, kind) in done):
+            continue
+        problem = pose(case, kind, seed)
+        if _publishes(problem) and (digest, ORACLE, kind) not in done:
+            yield _record(problem, ORACLE, judge_published(problem), 0.0, digest)
+        posed = _Posed(problem, Parcel(problem.tensors), digest)
+        _submit(posed, open_targets, executor, stream)
+        yield from _collect(executor, stream, 0.0)
+        while stream.full:
+            yield from _collect(executor, stream, IDLE_SECONDS, waiting)
+    while stream.problems:
+        yield from _collect(executor, stream, IDLE_SECONDS, waiting)
+
+
+def count(cases: Iterable[Case], targets: Sequence[TargetSpec], data: Collection[str] = ()) -> int:
+    """How many verdicts a run will have."""
+    return sum(len(targets) + (kind == PUBLISHED) for _, kind in _wanted(cases, data))
+
+
+def case_digest(case: Case) -> str:
+    """Identifies what a case says, whatever file and line it stands in."""
+    ignored = ("location", "notes", "source", "tags", "vectors", "data")
+    said = {name: getattr(case, name) for name in _field_names(type(case)) if name not in ignored}
+    digest = hashlib.blake2b(repr(sorted(said.items())).encode(), digest_size=12)
+    if case.vectors is not None:
+        for _, tensor in sorted((case.vectors.tensors | case.vectors.expected).items()):  # type: ignore[operator]
+            digest.update(np.ascontiguousarray(tensor).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def environment(targets: Sequence[TargetSpec], **options: Any) -> dict[str, Any]:
+    """What a run is made with, as far as the parent knows; targets describe themselves when they have started."""
+    versions = {name: version for spec in targets for name, version in spec.versions.items()}
+    return {
+        "conformance": conformance.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "numpy": np.__version__,
+        "versions": versions,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **options,
+    }
+
+
+def _wanted(cases: Iterable[Any], data: Collection[str]) -> Iterator[tuple[Any, str]]:
+    for case in cases:
+        for kind in case.data:
+            if not data or kind in data:
+                yield case, kind
+
+
+def _publishes(problem: Problem) -> bool:
+    return problem.case.vectors is not None and "output" in problem.case.vectors.expected
+
+
+def _submit(posed: _Posed, names: Sequence[str], executor: LocalExecutor, stream: _Stream) -> None:
+    case = posed.problem.case
+    if case.vectors is not None:
+        case = replace(case, vectors=None)
+    posed.open = len(names)
+    stream.problems += 1
+    stream.nbytes += posed.problem.nbytes
+    for name in names:
+        executor.submit(Task(name, case, posed.parcel.payload, posed))
+    if not names:
+        _close(posed, stream)
+
+
+def _collect(
+    executor: LocalExecutor, stream: _Stream, timeout: float, waiting: Callable[[], None] = lambda: None
+) -> Iterator[Record]:
+    """Judge what has come."""
+    answers = executor.poll(timeout)
+    if not answers:
+        waiting()
+    for task, outcome in answers:
+        posed = task.tag
+        assert isinstance(posed, _Posed)
+        yield _judged(posed, task.target, outcome, stream)
+        posed.open -= 1
+        if not posed.open:
+            _close(posed, stream)
+
+
+def _judged(posed: _Posed, target: str, outcome: Outcome, stream: _Stream) -> Record:
+    promised = stream.descriptions.get(target, {}).get("arithmetic", "native")
+    judgement = judge(posed.problem, outcome, promised)
+    return _record(posed.problem, target, judgement, outcome.seconds, posed.digest)
+
+
+def _close(posed: _Posed, stream: _Stream) -> None:
+    posed.parcel.close()
+    stream.problems -= 1
+    stream.nbytes -= posed.problem.nbytes
+
+
+def _record(problem: Problem, target: str, judgement: Judgement, seconds: float, digest: str) -> Record:
+    return Record(
+        case=problem.case.id,
+        target=target,
+        data=problem.data,
+        verdict=judgement.verdict,
+        known=False,
+        arithmetic=judgement.arithmetic,
+        max_abs_error=judgement.max_abs_error,
+        bound_usage=judgement.bound_usage,
+        rms_usage=judgement.rms_usage,
+        diagnosis=judgement.diagnosis,
+        message=judgement.message,
+        seconds=seconds,
+        digest=digest,
+    )
+
+
+def _field_names(cls: type[Any]) -> list[str]:
+    return [f.name for f in fields(cls)]

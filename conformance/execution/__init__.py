@@ -1,0 +1,11 @@
+"""Where targets run: never in the parent process.
+
+``registry``  names and what each target needs      ``worker``    what a worker process does
+``pool``      worker processes on this machine      ``transfer``  tensors on their way there
+"""
+
+from conformance.execution.pool import LocalExecutor, Task
+from conformance.execution.registry import TargetSpec, find_targets, known_targets
+from conformance.execution.transfer import Parcel
+
+__all__ = ["LocalExecutor", "Parcel", "TargetSpec", "Task", "find_targets", "known_targets"]

@@ -1,0 +1,131 @@
+"""The names of targets, what each needs, and how a worker makes it.  Nothing here imports a framework."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conformance.errors import UnknownTarget
+
+ENTRY_POINTS = "conformance.targets"
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """How to make a target in a worker.
+
+    ``source`` is ``module:attribute``, or the path of a Python file that defines ``target``.  Targets with the same
+    ``framework`` share a worker process.  ``requires`` are the distributions whose versions matter, ``extra`` is the
+    optional dependency that installs them.
+    """
+
+    name: str
+    framework: str
+    source: str
+    requires: tuple[str, ...] = ()
+    extra: str = ""
+    options: tuple[tuple[str, str], ...] = field(default=())
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Required distributions that are not installed."""
+        return tuple(name for name in self.requires if _version(name) is None)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return {name: version for name in self.requires if (version := _version(name)) is not None}
+
+    @property
+    def install(self) -> str:
+        """The command that installs what is missing."""
+        return f"pip install 'deconv-conformance[{self.extra}]'"
+
+
+_TORCH = "conformance.targets.torch_targets"
+_KERAS = "conformance.targets.keras_targets"
+
+BUILT_IN = (
+    TargetSpec("torch@cpu", "torch", f"{_TORCH}:Torch", ("torch",), "torch"),
+    TargetSpec("torch-autograd@cpu", "torch", f"{_TORCH}:TorchAutograd", ("torch",), "torch"),
+    TargetSpec("torch-nn-grad@cpu", "torch", f"{_TORCH}:TorchNNGrad", ("torch",), "torch"),
+    TargetSpec("torch-direct@cpu", "torch", f"{_TORCH}:TorchDirect", ("torch",), "torch"),
+    TargetSpec(
+        "tensorflow@cpu",
+        "tensorflow",
+        "conformance.targets.tensorflow_target:TensorFlow",
+        ("tensorflow",),
+        "tensorflow",
+    ),
+    TargetSpec(
+        "keras-tensorflow@cpu",
+        "keras-tensorflow",
+        f"{_KERAS}:KerasLayers",
+        ("keras", "tensorflow"),
+        "tensorflow",
+        (("backend", "tensorflow"),),
+    ),
+    TargetSpec(
+        "keras-ops-tensorflow@cpu",
+        "keras-tensorflow",
+        f"{_KERAS}:KerasOps",
+        ("keras", "tensorflow"),
+        "tensorflow",
+        (("backend", "tensorflow"),),
+    ),
+    TargetSpec(
+        "onnxruntime@cpu",
+        "onnxruntime",
+        "conformance.targets.onnxruntime_target:OnnxRuntime",
+        ("onnxruntime", "onnx"),
+        "onnxruntime",
+    ),
+    TargetSpec(
+        "onnx-reference@cpu", "onnx-reference", "conformance.targets.onnx_reference:OnnxReference", ("onnx",), "onnx"
+    ),
+)
+
+
+def known_targets() -> dict[str, TargetSpec]:
+    """Built-in targets and those of installed packages (entry-point group ``conformance.targets``), by name."""
+    targets = {spec.name: spec for spec in BUILT_IN}
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        distribution = (entry.dist.name,) if entry.dist else ()
+        targets[entry.name] = TargetSpec(entry.name, entry.name, entry.value, distribution)
+    return targets
+
+
+def find_targets(names: Iterable[str]) -> list[TargetSpec]:
+    """Targets by name (``torch`` stands for ``torch@cpu``) or path of a Python file.
+
+    Without names: every target whose framework is installed.  Raises UnknownTarget.
+    """
+    known = known_targets()
+    wanted = list(dict.fromkeys(names))
+    if not wanted:
+        return [spec for spec in known.values() if not spec.missing]
+    found = {spec.name: spec for spec in (_find(name, known) for name in wanted)}
+    return list(found.values())
+
+
+def _find(name: str, known: dict[str, TargetSpec]) -> TargetSpec:
+    spec = known.get(name) or known.get(f"{name}@cpu")
+    if spec is not None:
+        if spec.missing:
+            raise UnknownTarget(f"{name}: {', '.join(spec.missing)} is not installed; {spec.install}")
+        return spec
+    path = Path(name)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise UnknownTarget(f"{name}: no such file")
+        return TargetSpec(path.stem, f"file:{path.resolve()}", str(path.resolve()))
+    raise UnknownTarget(f"{name}: expected one of {', '.join(known)}, or the path of a Python file with a target")
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,156 @@
+"""What runs in a worker process: it makes its targets once, then runs one case after another."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conformance.execution.registry import TargetSpec
+from conformance.execution.transfer import Payload, unpack
+from conformance.outcome import Outcome
+from conformance.spec import Case
+from conformance.targets.base import Target, Unsupported
+
+MAX_RESULT_BYTES = 4 * 2**30
+MAX_MESSAGE = 500
+
+
+def serve(pipe: connection.Connection, specs: Sequence[TargetSpec], threads: int, folder: str) -> None:
+    """The life of a worker: make the targets, say what they are, then answer one task after another.
+
+    Everything that frameworks print goes to ``folder/<pid>.log``, which holds the current case's output only.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    log = _redirect_output(Path(folder) / f"{os.getpid()}.log")
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    targets = {spec.name: load(spec, threads) for spec in specs}
+    pipe.send({name: describe(target) for name, target in targets.items()})
+    while True:
+        try:
+            name, case, payload = pipe.recv()
+        except EOFError:
+            return
+        os.ftruncate(log, 0)
+        pipe.send(run(targets[name], case, payload))
+
+
+def load(spec: TargetSpec, threads: int) -> Target | str:
+    """The target that a spec describes, or why it cannot be had."""
+    try:
+        return make(spec, threads)
+    except BaseException as error:
+        return f"cannot be loaded: {describe_error(error)}"
+
+
+def make(spec: TargetSpec, threads: int) -> Target:
+    """The target that a spec describes: an object, or what a factory returns."""
+    if spec.source.endswith(".py"):
+        found = getattr(_module_from(Path(spec.source)), "target", None)
+        if found is None:
+            raise AttributeError(f"{spec.source} defines no target")
+    else:
+        module, _, attribute = spec.source.partition(":")
+        found = getattr(importlib.import_module(module), attribute or "target")
+    if not callable(found):
+        made = found
+    elif "threads" in inspect.signature(found).parameters:
+        made = found(threads=threads, **dict(spec.options))
+    else:
+        made = found(**dict(spec.options))
+    if not callable(getattr(made, "run", None)):
+        raise TypeError(f"expected a target with a method run, got {type(made).__name__}")
+    return made  # type: ignore[no-any-return]
+
+
+def describe(target: Target | str) -> dict[str, str]:
+    """What a target says of itself: its environment and its ``arithmetic``, or why it cannot be loaded (``error``)."""
+    if isinstance(target, str):
+        return {"error": target}
+    try:
+        said = target.environment() if hasattr(target, "environment") else {}
+        arithmetic = str(getattr(target, "arithmetic", "native"))
+        return {str(key): str(value) for key, value in said.items()} | {"arithmetic": arithmetic}
+    except BaseException as error:
+        return {"error": describe_error(error)}
+
+
+def run(target: Target | str, case: Case, payload: Payload) -> Outcome:
+    """Run one case on one target.  Whatever the target raises becomes an outcome."""
+    if isinstance(target, str):
+        return Outcome("error", message=target)
+    began = time.perf_counter()
+    try:
+        tensors = unpack(payload)
+        began = time.perf_counter()
+        returned = target.run(case, tensors)
+        seconds = time.perf_counter() - began
+        return Outcome("returned", _arrays(returned), seconds=seconds)
+    except Unsupported as reason:
+        return Outcome("unsupported", message=_short(str(reason)), seconds=time.perf_counter() - began)
+    except BaseException as error:
+        return Outcome("error", message=describe_error(error), seconds=time.perf_counter() - began)
+
+
+def _arrays(returned: Any) -> dict[str, np.ndarray]:
+    """Check what a target returned: a mapping of names to numeric arrays of a size that can be brought back."""
+    if not isinstance(returned, Mapping):
+        raise TypeError(f"expected a mapping of names to arrays, the target returned {type(returned).__name__}")
+    arrays = {str(name): np.ascontiguousarray(value) for name, value in returned.items()}
+    for name, array in arrays.items():
+        if array.dtype.hasobject or array.dtype.kind in "USMm":
+            raise TypeError(f"expected numbers, {name} holds {array.dtype}")
+    if (size := sum(array.nbytes for array in arrays.values())) > MAX_RESULT_BYTES:
+        raise MemoryError(f"the target returned {size:,} bytes")
+    return arrays
+
+
+def describe_error(error: BaseException) -> str:
+    """Type, first lines and place of an error, on one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {_short(str(error))}{place}"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 3] + "..."
+
+
+def _module_from(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    sys.path.insert(0, str(path.parent))
+    spec.loader.exec_module(module)
+    return module
+
+
+def _redirect_output(path: Path) -> int:
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    return log
+
+
+def _die_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

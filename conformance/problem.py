@@ -1,0 +1,118 @@
+"""Case to problem: the tensors, the exact result, and per element what bounds an honest error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from conformance.dtypes import FORMATS, Format, round_once
+from conformance.errors import OracleRounded
+from conformance.oracle.draws import ORACLE_PRECISION, Drawn, draw_exact, draw_rounding, generator
+from conformance.oracle.edges import Allowed, draw_edge, expect_edge
+from conformance.oracle.operators import OPERATORS, Linear, bias_of, precision_needed
+from conformance.spec import EDGE_KINDS, PUBLISHED, Convolution
+
+MAX_ATTEMPTS = 16
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A case with numbers.
+
+    ``tensors`` are in the case's dtype.  ``exact`` is the result in float64 (infinite or NaN where edge data demands
+    it), ``oracle_error`` how far it may be from the truth: 0 for everything that is drawn.  ``allowed`` is set for
+    edge data only.
+    """
+
+    case: Convolution
+    data: str
+    tensors: Tensors
+    exact: np.ndarray = field(repr=False)
+    allowed: Allowed | None = field(default=None, repr=False)
+    known_magnitude: np.ndarray | None = field(default=None, repr=False)
+    rounded_by_oracle: bool = False
+
+    @property
+    def format(self) -> Format:
+        return FORMATS[self.case.dtype]
+
+    @cached_property
+    def rounded(self) -> np.ndarray:
+        """The exact result rounded once to the case's dtype: what nobody can do better than."""
+        return round_once(self.exact, self.format)
+
+    @cached_property
+    def magnitude(self) -> np.ndarray:
+        """``A`` per element: the sum of the absolute values of what is summed."""
+        if self.known_magnitude is not None:
+            return self.known_magnitude
+        finite = {name: _finite(tensor) for name, tensor in self.tensors.items()}
+        return OPERATORS[self.case.op].magnitude(self.case, finite)
+
+    @cached_property
+    def products(self) -> np.ndarray:
+        """``n`` per element, bias included; broadcasts against the result."""
+        return OPERATORS[self.case.op].products(self.case)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds on to, bounded from above."""
+        return sum(t.nbytes for t in self.tensors.values()) + self.exact.size * (16 + self.format.dtype.itemsize)
+
+
+def pose(case: Convolution, data: str, seed: int = 0) -> Problem:
+    """Draw the numbers of a case, or take those that it brings along, and compute the exact result.
+
+    The same case, data kind and seed give the same problem on every machine.  Raises OracleRounded where float64 cannot
+    hold the sums, which never happens on data that is drawn.
+    """
+    operator = OPERATORS[case.op]
+    if data == PUBLISHED:
+        return _pose_published(case, operator)
+    rng = generator(case.id, data, seed)
+    layout = operator.layout(case, phase=int(rng.integers(2)))
+    if data in EDGE_KINDS:
+        drawn = draw_edge(data, layout, FORMATS[case.dtype], rng)
+        tensors = {name: tensor.astype(FORMATS[case.dtype].dtype) for name, tensor in drawn.items()}
+        bias = bias_of(case, drawn)
+        exact, allowed = expect_edge(data, drawn, lambda x, w: operator.apply(case, x, w), bias, FORMATS[case.dtype])
+        return Problem(case, data, tensors, exact, allowed)
+    if data == "rounding":
+        return _checked(case, data, operator, draw_rounding(layout, FORMATS[case.dtype], rng), ORACLE_PRECISION)
+    for attempt in range(MAX_ATTEMPTS):
+        drawn_exact = draw_exact(layout, FORMATS[case.dtype], rng, attempt)
+        if drawn_exact.bound is not None or _fits(case, operator, drawn_exact, FORMATS[case.dtype].precision):
+            break
+    return _checked(case, data, operator, drawn_exact, FORMATS[case.dtype].precision)
+
+
+def _checked(case: Convolution, data: str, operator: Linear, drawn: Drawn, precision: int) -> Problem:
+    """The problem, after making sure that no sum needs more than ``precision`` bits."""
+    magnitude = None
+    if drawn.bound is None:
+        magnitude = operator.magnitude(case, drawn.tensors)
+        if (needed := precision_needed(magnitude, drawn.unit)) > precision:
+            raise OracleRounded(f"{case.id} ({data}): sums need {needed} bits, there are {precision}")
+    exact = operator.output(case, drawn.tensors)
+    return Problem(case, data, drawn.tensors, exact, known_magnitude=magnitude)
+
+
+def _fits(case: Convolution, operator: Linear, drawn: Drawn, precision: int) -> bool:
+    return precision_needed(operator.magnitude(case, drawn.tensors), drawn.unit) <= precision
+
+
+def _pose_published(case: Convolution, operator: Linear) -> Problem:
+    if case.vectors is None:
+        raise ValueError(f"{case.id} brings no numbers along")
+    tensors = case.vectors.tensors
+    exact = operator.output(case, tensors)
+    return Problem(case, PUBLISHED, tensors, exact, rounded_by_oracle=True)
+
+
+def _finite(tensor: np.ndarray) -> np.ndarray:
+    wide = tensor.astype(np.float64)
+    return np.where(np.isfinite(wide), wide, 0.0)

@@ -1,0 +1,1 @@
+"""What people read.  ``terminal``: the matrix and the failures; ``details``: one case, whole."""

@@ -1,0 +1,160 @@
+"""The run file: one SQLite file with every verdict of a run and the environment it was made in.
+
+A verdict is committed when it arrives, so that a run that is killed loses at most those under way, and can go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from conformance.errors import BadRunFile
+
+APPLICATION = 0x64636E76  # "dcnv"
+VERSION = 1
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One verdict, as contract and JSON output have it.  ``digest`` identifies what the case said."""
+
+    case: str
+    target: str
+    data: str
+    verdict: str
+    known: bool
+    arithmetic: str
+    max_abs_error: float | None
+    bound_usage: float | None
+    rms_usage: float | None
+    diagnosis: str
+    message: str
+    seconds: float
+    digest: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.case, self.target, self.data
+
+    def as_json(self) -> dict[str, Any]:
+        """The record without its digest; numbers that JSON cannot say are text."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "digest"}
+        return {k: str(v) if isinstance(v, float) and v - v != 0 else v for k, v in values.items()}
+
+
+_COLUMNS = [f.name for f in fields(Record)]
+_CREATE = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE verdicts (
+    "case" TEXT NOT NULL, target TEXT NOT NULL, data TEXT NOT NULL, verdict TEXT NOT NULL, known INTEGER NOT NULL,
+    arithmetic TEXT NOT NULL, max_abs_error REAL, bound_usage REAL, rms_usage REAL, diagnosis TEXT NOT NULL,
+    message TEXT NOT NULL, seconds REAL NOT NULL, digest TEXT NOT NULL, PRIMARY KEY ("case", target, data)
+) WITHOUT ROWID;
+"""
+
+
+class RunFile:
+    """An open run file.  Use `create` for a new run and `open` for one that exists."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    @classmethod
+    def create(cls, path: Path) -> RunFile:
+        """A new run file.  Raises BadRunFile if the file exists or cannot be made."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        except FileExistsError:
+            raise BadRunFile(f"{path}: exists already; go on with --resume {path}, or choose another name") from None
+        except OSError as error:
+            raise BadRunFile(f"{path}: cannot be written: {error.strerror}") from None
+        run = cls(path, _connect(path))
+        run._connection.executescript(
+            f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; {_CREATE}"
+        )
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFile:
+        """A run file that exists.  Raises BadRunFile if it is not one, is damaged, or is newer than this program."""
+        if not path.is_file():
+            raise BadRunFile(f"{path}: no such run file")
+        connection = _connect(path)
+        try:
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if application != APPLICATION:
+                raise BadRunFile(f"{path}: not a run file of this program")
+            if version > VERSION:
+                raise BadRunFile(f"{path}: written by a newer version (format {version}, this program reads {VERSION})")
+            problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            connection.execute(f"SELECT {_names()} FROM verdicts LIMIT 1").fetchone()
+            connection.execute("SELECT key, value FROM meta LIMIT 1").fetchone()
+        except sqlite3.Error as error:
+            raise BadRunFile(f"{path}: not a run file, or damaged: {error}") from None
+        if problem != "ok":
+            raise BadRunFile(f"{path}: damaged: {' '.join(problem.split())[:200]}")
+        return cls(path, connection)
+
+    def __enter__(self) -> RunFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Fold the journal into the file, so that it can be copied as it is."""
+        with contextlib.suppress(sqlite3.OperationalError):  # somebody else is reading it: the journal stays beside it
+            self._connection.execute("PRAGMA journal_mode = DELETE")
+        self._connection.close()
+
+    def append(self, record: Record) -> None:
+        """Keep a verdict; a later one for the same case, target and data replaces it."""
+        marks = ", ".join("?" * len(_COLUMNS))
+        self._connection.execute(f"INSERT OR REPLACE INTO verdicts ({_names()}) VALUES ({marks})", astuple(record))
+
+    def records(self) -> Iterator[Record]:
+        """All verdicts, by case, target and data."""
+        for row in self._connection.execute(f"SELECT {_names()} FROM verdicts"):
+            values = dict(zip(_COLUMNS, row, strict=True))
+            yield Record(**values | {"known": bool(values["known"])})
+
+    def note(self, environment: Mapping[str, Any]) -> None:
+        """Keep what the run was made with; keys that are there already are replaced."""
+        rows = [(key, json.dumps(value, sort_keys=True)) for key, value in environment.items()]
+        self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What the run was made with."""
+        rows = self._connection.execute("SELECT key, value FROM meta")
+        return {key: json.loads(value) for key, value in rows}
+
+    def write_json(self, path: Path) -> None:
+        """Write the run as JSON: ``{"schema": 1, "environment": {...}, "results": [record, ...]}``."""
+        with path.open("w", encoding="utf-8") as out:
+            out.write(f'{{"schema": {SCHEMA}, "environment": {json.dumps(self.environment, indent=1)}, "results": [')
+            for n, record in enumerate(self.records()):
+                out.write(("," if n else "") + "\n" + json.dumps(record.as_json()))
+            out.write("\n]}\n")
+
+
+def _names() -> str:
+    return ", ".join(f'"{name}"' for name in _COLUMNS)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None)
+    with contextlib.suppress(sqlite3.DatabaseError):  # not a database, or read-only: whoever reads it next says so
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+    return connection

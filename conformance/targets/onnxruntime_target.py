@@ -1,0 +1,82 @@
+"""ONNX Runtime, fed with a one-node model of the case."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+
+from conformance.arithmetic import Axis
+from conformance.spec import Convolution
+from conformance.targets.base import OpTarget, Tensors, Unsupported
+from conformance.targets.onnx_graph import NEWEST_OPSET, OLDEST_OPSET, one_node_model
+from conformance.targets.reasons import first_line
+
+CPU = "CPUExecutionProvider"
+_LARGEST_CONSTANTS = 2**30  # bytes; a serialized model ends at 2 GiB
+_PROBE = Convolution(id="probe/opset", op="conv_transpose", axes=(Axis(large=2, small=2, kernel=1),), padding=((0, 0),))
+
+
+class OnnxRuntime(OpTarget):
+    """``onnxruntime.InferenceSession`` with one execution provider and otherwise its default settings.
+
+    ``opset`` defaults to the newest in which onnxruntime runs a ConvTranspose, at most the newest that changed it.
+    """
+
+    def __init__(self, threads: int = 1, provider: str = CPU, opset: int | None = None) -> None:
+        super().__init__(threads)
+        import onnx
+        import onnxruntime
+
+        self._onnx, self._runtime = onnx, onnxruntime
+        self.provider = provider
+        self.name = f"onnxruntime@{provider.removesuffix('ExecutionProvider').lower()}"
+        self.opset = opset or self._newest_opset()
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "onnxruntime": self._runtime.__version__,
+            "onnx": self._onnx.__version__,
+            "provider": self.provider,
+            "available providers": ", ".join(self._runtime.get_available_providers()),
+            "opset": str(self.opset),
+            "threads": str(self.threads),
+            "graph optimization level": self._options().graph_optimization_level.name,
+        }
+
+    def conv(self, case: Convolution, tensors: Tensors) -> np.ndarray:
+        weights = {name: array for name, array in tensors.items() if name != "input"}
+        constants = weights if sum(w.nbytes for w in weights.values()) <= _LARGEST_CONSTANTS else {}
+        model = one_node_model(case, constants, self.opset)
+        feeds = {name: array for name, array in tensors.items() if name not in constants}
+        try:
+            return cast(np.ndarray, self._session(model).run(["output"], feeds)[0])
+        except self._runtime.capi.onnxruntime_pybind11_state.NotImplemented as error:
+            reason = first_line(error).rpartition("NOT_IMPLEMENTED : ")[2]
+            raise Unsupported(f"onnxruntime in {case.dtype}: {reason}") from error
+
+    conv_transpose = conv
+
+    def _session(self, model: Any) -> Any:
+        session = self._runtime.InferenceSession
+        return session(model.SerializeToString(), self._options(), providers=[self.provider])
+
+    def _options(self) -> Any:
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # fatal; errors come as exceptions
+        if self.provider != CPU:  # what the provider cannot run must not run elsewhere unnoticed
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        return options
+
+    def _newest_opset(self) -> int:
+        """Older releases refuse newer opsets, or load them and lack the operator; only a session tells."""
+        weight = {"weight": np.zeros(_PROBE.weight_shape, np.float32)}
+        for opset in range(min(NEWEST_OPSET, self._onnx.defs.onnx_opset_version()), OLDEST_OPSET, -1):
+            try:
+                self._session(one_node_model(_PROBE, weight, opset))
+            except Exception:
+                continue
+            return opset
+        return OLDEST_OPSET

@@ -1,0 +1,246 @@
+"""PyTorch, four ways to the same C.T.
+
+``Torch``          its forward operators, ``torch.nn.functional.conv*d`` and ``conv_transpose*d``
+``TorchAutograd``  the gradient of its convolution, by automatic differentiation
+``TorchNNGrad``    the same gradient, by ``torch.nn.grad.conv*d_input``
+``TorchDirect``    the equivalent direct convolution of Dumoulin and Visin, section 4
+
+Sources: torch.nn.ConvTranspose2d (padding is the same at both ends, output_padding adds rows at the end and must be
+smaller than stride or dilation; output_size is an argument of the module's call), torch.nn.functional.conv2d (padding
+``same`` needs stride 1).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, ClassVar, cast
+
+import ml_dtypes
+import numpy as np
+
+from conformance.spec import Case, Convolution
+from conformance.targets.base import OpTarget, Tensors, Unsupported
+from conformance.targets.reasons import decline_onnx_spelling, first_line, symmetric_padding
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+class _TorchTarget(OpTarget):
+    """What the four have in common: the device, and tensors to and from it."""
+
+    runtime: ClassVar[str]
+
+    def __init__(self, threads: int = 1, device: str = "cpu") -> None:
+        super().__init__(threads)
+        import torch
+
+        self._torch: Any = torch
+        self._functional: Any = torch.nn.functional
+        self.device = device
+        self.name = f"{self.runtime}@{device}"
+        torch.set_num_threads(threads)
+        with contextlib.suppress(RuntimeError):  # a process can set this once, and not after the first parallel work
+            torch.set_num_interop_threads(threads)
+
+    def environment(self) -> dict[str, str]:
+        torch = self._torch
+        facts = {
+            "torch": torch.__version__,
+            "device": self.device,
+            "threads": torch.get_num_threads(),
+            "oneDNN": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
+            "cpu capability": torch.backends.cpu.get_cpu_capability(),
+            "float32 matmul precision": torch.get_float32_matmul_precision(),
+        }
+        if self.device != "cpu":
+            facts |= {
+                "device name": torch.cuda.get_device_name(self.device),
+                "cuda": torch.version.cuda,
+                "cudnn": torch.backends.cudnn.version(),
+                "cudnn allow_tf32": torch.backends.cudnn.allow_tf32,
+                "cudnn benchmark": torch.backends.cudnn.benchmark,
+            }
+        return {key: str(value) for key, value in facts.items()}
+
+    def run(self, case: Case, tensors: Tensors) -> Tensors:
+        try:
+            return super().run(case, tensors)
+        except RuntimeError as error:
+            if "not implemented for" in str(error):
+                raise Unsupported(first_line(error)) from error
+            raise
+
+    def _operator(self, name: str, case: Convolution) -> Any:
+        return getattr(self._functional, f"{name}{case.rank}d")
+
+    def _tensor(self, array: np.ndarray) -> Any:
+        """A tensor that shares the array's memory; a read-only array is copied, for torch has no read-only tensor."""
+        array = np.require(array, requirements=["C", "W"])
+        if array.dtype != BFLOAT16:
+            return self._torch.from_numpy(array).to(self.device)
+        return self._torch.from_numpy(array.view(np.int16)).view(self._torch.bfloat16).to(self.device)
+
+    def _tensors(self, tensors: Tensors) -> tuple[Any, Any, Any]:
+        """Input, weight and bias or None."""
+        bias = tensors.get("bias")
+        x, weight = self._tensor(tensors["input"]), self._tensor(tensors["weight"])
+        return x, weight, None if bias is None else self._tensor(bias)
+
+    def _array(self, tensor: Any) -> np.ndarray:
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.dtype == self._torch.bfloat16:
+            return cast(np.ndarray, tensor.view(self._torch.int16).numpy().view(BFLOAT16))
+        return cast(np.ndarray, tensor.numpy())
+
+
+class Torch(_TorchTarget):
+    """The forward operators, in the device's default settings."""
+
+    runtime = "torch"
+
+    def conv(self, case: Convolution, tensors: Tensors) -> np.ndarray:
+        decline_onnx_spelling(case, "torch")
+        x, weight, bias = self._tensors(tensors)
+        operator = self._operator("conv", case)
+        return self._array(operator(x, weight, bias, case.stride, _padding(case), case.dilation, case.groups))
+
+    def conv_transpose(self, case: Convolution, tensors: Tensors) -> np.ndarray:
+        padding, output_padding = _transposed_padding(case)
+        if case.output_size is not None:
+            return self._array(self._sized(case, padding, *self._tensors(tensors)))
+        x, weight, bias = self._tensors(tensors)
+        operator = self._operator("conv_transpose", case)
+        args = (case.stride, padding, output_padding, case.groups, case.dilation)
+        return self._array(operator(x, weight, bias, *args))
+
+    def _sized(self, case: Convolution, padding: tuple[int, ...], x: Any, weight: Any, bias: Any) -> Any:
+        """The module, because only its call takes an ``output_size``."""
+        for axis, (begin, end) in zip(case.axes, case.crop, strict=True):
+            if begin - end >= axis.stride:
+                raise Unsupported(f"torch's output_size adds less than stride {axis.stride} rows, not {begin - end}")
+        nn = self._torch.nn
+        layer = getattr(nn, f"ConvTranspose{case.rank}d")(
+            case.in_channels,
+            case.out_channels,
+            case.kernel,
+            stride=case.stride,
+            padding=padding,
+            groups=case.groups,
+            bias=case.bias,
+            dilation=case.dilation,
+            device="meta",  # its own parameters are never needed
+        )
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        if case.bias:
+            layer.bias = nn.Parameter(bias, requires_grad=False)
+        return layer(x, output_size=list(case.large))
+
+
+class _TorchGradient(_TorchTarget):
+    """A transposed convolution as the gradient of a convolution with respect to its input."""
+
+    def conv_transpose(self, case: Convolution, tensors: Tensors) -> np.ndarray:
+        _decline_transposed_words(case, self.runtime)
+        if case.bias:
+            raise Unsupported("a gradient has no bias")
+        return self.conv_input_gradient(case, tensors)
+
+    def conv_input_gradient(self, case: Convolution, tensors: Tensors) -> np.ndarray:
+        gradient, weight, _ = self._tensors(tensors)
+        return self._array(self._gradient(case, gradient, weight))
+
+    def _gradient(self, case: Convolution, gradient: Any, weight: Any) -> Any:
+        raise NotImplementedError
+
+
+class TorchAutograd(_TorchGradient):
+    """``torch.autograd.grad`` of ``torch.nn.functional.conv*d``."""
+
+    runtime = "torch-autograd"
+
+    def _gradient(self, case: Convolution, gradient: Any, weight: Any) -> Any:
+        x = self._torch.zeros(case.large_shape, dtype=weight.dtype, device=self.device, requires_grad=True)
+        operator = self._operator("conv", case)
+        y = operator(x, weight, None, case.stride, _padding(case), case.dilation, case.groups)
+        return self._torch.autograd.grad(y, x, gradient)[0]
+
+
+class TorchNNGrad(_TorchGradient):
+    """``torch.nn.grad.conv*d_input``."""
+
+    runtime = "torch-nn-grad"
+
+    def _gradient(self, case: Convolution, gradient: Any, weight: Any) -> Any:
+        _decline_words(case, "torch.nn.grad")
+        padding = symmetric_padding(case, "torch")
+        operator = getattr(self._torch.nn.grad, f"conv{case.rank}d_input")
+        return operator(case.large_shape, weight, gradient, case.stride, padding, case.dilation, case.groups)
+
+
+class TorchDirect(_TorchTarget):
+    """The direct convolution that equals the transposed one (Dumoulin and Visin, sections 4.1 to 4.6).
+
+    ``stride - 1`` zeros between the elements of the input, ``k^ - 1 - begin`` and ``k^ - 1 - end`` around them (a
+    negative number crops), the kernel flipped, its channels swapped, stride 1.
+    """
+
+    runtime = "torch-direct"
+
+    def conv_transpose(self, case: Convolution, tensors: Tensors) -> np.ndarray:
+        _decline_transposed_words(case, "a direct convolution")
+        x, weight, bias = self._tensors(tensors)
+        padded = self._padded(case, self._stretched(case, x))
+        operator = self._operator("conv", case)
+        flipped = _flipped(case, weight)
+        return self._array(operator(padded, flipped, bias, dilation=case.dilation, groups=case.groups))
+
+    conv_input_gradient = conv_transpose
+
+    def _stretched(self, case: Convolution, x: Any) -> Any:
+        size = [(a.small - 1) * a.stride + 1 for a in case.axes]
+        stretched = x.new_zeros((*x.shape[:2], *size))
+        stretched[(..., *(slice(None, None, s) for s in case.stride))] = x
+        return stretched
+
+    def _padded(self, case: Convolution, x: Any) -> Any:
+        ends = [(a.extent - 1 - a.begin, a.extent - 1 - a.end) for a in case.axes]
+        pads = [pad for pair in reversed(ends) for pad in pair]  # F.pad counts from the last axis
+        widened = self._functional.pad(x, [max(pad, 0) for pad in pads])
+        return self._functional.pad(widened, [min(pad, 0) for pad in pads])
+
+
+def _flipped(case: Convolution, weight: Any) -> Any:
+    """The kernel of the equivalent direct convolution: flipped, channels swapped within each group."""
+    per_group = weight.reshape(case.groups, -1, *weight.shape[1:]).transpose(1, 2)
+    return per_group.reshape(case.large_channels, -1, *case.kernel).flip(tuple(range(2, 2 + case.rank)))
+
+
+def _padding(case: Convolution) -> str | tuple[int, ...]:
+    """The ``padding`` argument of the convolution between the case's large and small sides."""
+    if case.padding == "same" and max(case.stride) > 1:
+        raise Unsupported(f"torch's padding='same' needs stride 1, not {max(case.stride)}")
+    return case.padding if isinstance(case.padding, str) else symmetric_padding(case, "torch")
+
+
+def _transposed_padding(case: Convolution) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """``padding`` and ``output_padding`` that give the case's crop."""
+    _decline_transposed_words(case, "torch's transposed convolution")
+    for axis in case.axes:
+        added = axis.begin - axis.end
+        if axis.begin < 0:
+            raise Unsupported(f"torch's transposed convolution cannot add {-axis.begin} rows at the beginning")
+        if added < 0:
+            raise Unsupported(f"torch's transposed convolution cannot crop {-added} rows more at the end")
+        if added >= (limit := max(axis.stride, axis.dilation)):
+            raise Unsupported(f"torch's output_padding must be less than max(stride, dilation) = {limit}, not {added}")
+    return tuple(a.begin for a in case.axes), tuple(a.begin - a.end for a in case.axes)
+
+
+def _decline_transposed_words(case: Convolution, who: str) -> None:
+    decline_onnx_spelling(case, who)
+    _decline_words(case, who)
+
+
+def _decline_words(case: Convolution, who: str) -> None:
+    if isinstance(case.padding, str):
+        raise Unsupported(f"{who} has no padding='{case.padding}'")

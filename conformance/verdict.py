@@ -1,0 +1,193 @@
+"""What an outcome means, judged against the problem."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from conformance.dtypes import FORMATS
+from conformance.oracle.bounds import ARITHMETICS, COARSER_SUMS, Arithmetic, arithmetic_for, gamma
+from conformance.oracle.edges import FINITE, NAN, NEGATIVE_INFINITE, POSITIVE_INFINITE
+from conformance.oracle.gates import Usage, usage
+from conformance.oracle.operators import OPERATORS
+from conformance.oracle.reductions import reductions
+from conformance.outcome import Outcome
+from conformance.problem import Problem
+
+PASSED = ("exact", "within_bound")
+FAILED = ("reduced", "deviates", "wrong_shape", "wrong_dtype", "error", "crash", "timeout")
+NEUTRAL = ("unsupported", "ambiguous")
+VERDICTS = (*PASSED, *FAILED, *NEUTRAL)
+
+NORMWISE = 64.0
+"""How many times the componentwise bound of the largest element a Winograd or FFT result may be off anywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict and the numbers behind it.
+
+    ``arithmetic`` is what the target was held to, or for ``reduced`` what it did instead.  ``bound_usage`` and
+    ``rms_usage`` are fractions of the two gates; None where nothing was measured.
+    """
+
+    verdict: str
+    arithmetic: str = ""
+    max_abs_error: float | None = None
+    bound_usage: float | None = None
+    rms_usage: float | None = None
+    diagnosis: str = ""
+    message: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict in PASSED
+
+    @property
+    def failed(self) -> bool:
+        return self.verdict in FAILED
+
+
+def judge(problem: Problem, outcome: Outcome, promised: str = "native") -> Judgement:
+    """The verdict on an outcome, for a target that promised an arithmetic (``native``: that of the case's dtype)."""
+    try:
+        arithmetic = arithmetic_for(promised, problem.case.dtype)
+    except KeyError:
+        known = ", ".join(ARITHMETICS)
+        return Judgement(
+            "error", promised, message=f"the target promises {promised}; expected native or one of {known}"
+        )
+    if outcome.kind != "returned":
+        return Judgement(outcome.kind, arithmetic.name, message=outcome.message)
+    actual = outcome.tensors.get("output")
+    if not isinstance(actual, np.ndarray):
+        return Judgement("error", arithmetic.name, message="returned no array named output")
+    if actual.shape != problem.exact.shape:
+        message = f"expected {_sizes(problem.exact.shape)}, got {_sizes(actual.shape)}"
+        return Judgement("wrong_shape", arithmetic.name, message=message)
+    if actual.dtype != problem.format.dtype:
+        return Judgement("wrong_dtype", arithmetic.name, message=f"expected {problem.format.name}, got {actual.dtype}")
+    if problem.allowed is not None:
+        return _judge_edge(problem, actual, arithmetic)
+    if np.array_equal(actual, problem.rounded):
+        return Judgement("exact", arithmetic.name, 0.0, 0.0, 0.0)
+    return _judge_rounded(problem, actual, arithmetic)
+
+
+def judge_published(problem: Problem) -> Judgement:
+    """The verdict on the oracle itself, where a case publishes what must come out."""
+    vectors = problem.case.vectors
+    if vectors is None or "output" not in vectors.expected:
+        raise ValueError(f"{problem.case.id} publishes no output")
+    expected = vectors.expected["output"]
+    error = float(np.max(np.abs(problem.exact - expected), initial=0.0))
+    if error == 0.0:
+        return Judgement("exact", "float64", 0.0, 0.0, 0.0)
+    if vectors.decimals is not None:
+        bound = np.full(expected.shape, 0.5 * 10.0**-vectors.decimals)
+    else:
+        bound = gamma(problem.products + 1, problem.format.unit_roundoff) * problem.magnitude
+    used = float(np.max(np.abs(problem.exact - expected) / np.maximum(bound, np.finfo(float).tiny)))
+    return Judgement("within_bound" if used <= 1 else "deviates", "float64", error, used, used)
+
+
+def _judge_rounded(problem: Problem, actual: np.ndarray, arithmetic: Arithmetic) -> Judgement:
+    """A result that differs from the exact one: legal rounding, a weaker arithmetic, or wrong."""
+    used = _usage(problem, actual, arithmetic)
+    if used.legal and (problem.data != "exact" or arithmetic.name != problem.case.dtype):
+        return _judgement("within_bound", arithmetic.name, used)
+    message = _worst(problem, actual, used.worst)
+    if (weaker := _weaker(problem, actual, arithmetic)) is not None:
+        name, diagnosis = weaker
+        return _judgement("reduced", name, used, diagnosis, message)
+    return _judgement("deviates", arithmetic.name, used, message=message)
+
+
+def _judgement(verdict: str, arithmetic: str, used: Usage, diagnosis: str = "", message: str = "") -> Judgement:
+    return Judgement(verdict, arithmetic, used.max_abs_error, used.bound, used.rms, diagnosis, message)
+
+
+def _usage(problem: Problem, actual: np.ndarray, arithmetic: Arithmetic, exact: np.ndarray | None = None) -> Usage:
+    oracle_unit = FORMATS["float64"].unit_roundoff if problem.rounded_by_oracle else 0.0
+    reference = problem.exact if exact is None else exact
+    return usage(arithmetic, actual, reference, problem.products, problem.magnitude, oracle_unit)
+
+
+def _weaker(problem: Problem, actual: np.ndarray, arithmetic: Arithmetic) -> tuple[str, str] | None:
+    """The arithmetic that explains the result after all, and how to say it; None if there is none."""
+    if not np.isfinite(actual).all():
+        return None
+    coarser = COARSER_SUMS.get(arithmetic.name)
+    if coarser and problem.data != "exact" and _usage(problem, actual, ARITHMETICS[coarser]).legal:
+        return coarser, ARITHMETICS[coarser].meaning
+    operator, tensors = OPERATORS[problem.case.op], problem.tensors
+    inner = ARITHMETICS["float32"] if arithmetic.name == "float64" else arithmetic
+    if _usage(problem, actual, ARITHMETICS["bfloat16-operands"]).bound <= 1:
+        for reduction in reductions(problem.case.dtype):
+            exact = operator.output(problem.case, reduction.apply(tensors))
+            if _usage(problem, actual, inner, exact).legal:
+                return reduction.arithmetic, f"computed as with {reduction}"
+    if _is_winograd_like(problem, actual, arithmetic):
+        return "winograd-like", "rounds where sums of products would not, by no more than a Winograd or FFT algorithm"
+    return None
+
+
+def _is_winograd_like(problem: Problem, actual: np.ndarray, arithmetic: Arithmetic) -> bool:
+    """Within the bound of the *largest* element everywhere: all that can be said of transformed convolutions."""
+    n = np.full(problem.products.shape, problem.products.max(initial=1.0))
+    largest = np.broadcast_to(problem.magnitude.max(initial=0.0), problem.exact.shape)
+    used = usage(arithmetic, actual, problem.exact, n, largest)
+    return used.bound <= NORMWISE and used.max_abs_error < _smallest_product(problem)
+
+
+def _smallest_product(problem: Problem) -> float:
+    """What the loss of one typical product would change; an error of that size may be a missing tap."""
+    count = float(problem.products.max(initial=1.0))
+    return float(problem.magnitude.max(initial=0.0)) / count / 4
+
+
+def _judge_edge(problem: Problem, actual: np.ndarray, arithmetic: Arithmetic) -> Judgement:
+    assert problem.allowed is not None
+    wrong = _edge_violations(problem, actual)
+    with np.errstate(invalid="ignore"):
+        error = np.abs(actual.astype(np.float64) - problem.exact)
+    largest = float(error.max(initial=0.0, where=np.isfinite(error)))
+    if not wrong.any():
+        return Judgement("exact", arithmetic.name, largest, 0.0, 0.0)
+    message = _worst(problem, actual, int(wrong.argmax())) + f"; {int(wrong.sum())} of {wrong.size} elements"
+    subnormal = (problem.exact != 0) & (np.abs(problem.exact) < problem.format.tiny)
+    if not (wrong & ~(subnormal & (actual == 0))).any():
+        return Judgement(
+            "reduced", "flush-to-zero", largest, diagnosis="subnormal numbers are taken for zero", message=message
+        )
+    return Judgement("deviates", arithmetic.name, largest, message=message)
+
+
+def _edge_violations(problem: Problem, actual: np.ndarray) -> np.ndarray:
+    """Elements that are none of what they may be."""
+    assert problem.allowed is not None
+    outcomes, rounded = problem.allowed.outcomes, problem.rounded
+    sign_matters = (actual == 0) & ~problem.allowed.negative_zero
+    right = (actual == rounded) & ~(sign_matters & (np.signbit(actual) != np.signbit(rounded)))
+    right = np.where(outcomes & FINITE != 0, right, False)
+    right |= (outcomes & POSITIVE_INFINITE != 0) & (actual == np.inf)
+    right |= (outcomes & NEGATIVE_INFINITE != 0) & (actual == -np.inf)
+    right |= (outcomes & NAN != 0) & np.isnan(actual)
+    return ~right
+
+
+def _worst(problem: Problem, actual: np.ndarray, index: int) -> str:
+    at = np.unravel_index(index, actual.shape)
+    place = ",".join(str(int(i)) for i in at)
+    return f"at [{place}] got {_number(actual[at])}, expected {_number(problem.exact[at])}"
+
+
+def _number(value: float) -> str:
+    value = float(value)
+    return f"{value:.9g}" if math.isfinite(value) else str(value)
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
