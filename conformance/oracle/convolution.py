@@ -103,7 +103,7 @@ def transposed_convolve(axes: Axes, y: np.ndarray, weight: np.ndarray, groups: i
     n, k, c = y.shape[0], weight.shape[0], weight.shape[1]
     large = tuple(a.large for a in axes)
     x = np.zeros((n, groups, c, *large))
-    y = y.astype(np.float64, copy=False).reshape(n, groups, k // groups, -1)
+    y = y.astype(np.float64, copy=False).reshape(n, groups, k // groups, math.prod(y.shape[2:]))
     kernel = weight.shape[2:]
     volume = groups * math.prod(kernel) * y.shape[-1]
     for first in range(0, c, step := max(BLOCK // max(volume, 1), 1)):
@@ -121,7 +121,7 @@ def im2col(axes: Axes, x: np.ndarray) -> np.ndarray:
     columns = np.zeros((*x.shape[:2], *kernel, *small))
     for numbers, m, j in _all_taps(axes):
         columns[(slice(None), slice(None), *numbers, *m)] = x[(..., *j)]
-    return columns.reshape(x.shape[0], -1, math.prod(small))
+    return columns.reshape(x.shape[0], x.shape[1] * math.prod(kernel), math.prod(small))
 
 
 def col2im(axes: Axes, columns: np.ndarray, x: np.ndarray) -> None:

@@ -52,7 +52,7 @@ def draw_edge(kind: str, layout: Layout, format: Format, rng: np.random.Generato
     if kind in ("edge-nan", "edge-inf"):
         special = [np.nan] if kind == "edge-nan" else [np.inf, -np.inf]
         count = max(1, math.prod(shape) // (3 * math.prod(layout.shapes["weight"][2:]))) if math.prod(shape) else 0
-        places = rng.choice(math.prod(shape), count, replace=False)
+        places = rng.choice(max(math.prod(shape), 1), count, replace=False)
         tensors["input"].flat[places] = rng.choice(special, count)
     elif kind == "edge-zero":
         tensors["input"] = rng.choice([0.0, -0.0, -0.0, 1.0, -1.0], shape, p=[0.2, 0.3, 0.3, 0.1, 0.1])
@@ -102,7 +102,7 @@ def _expect_huge(
     """Which partial sums can overflow follows from the sums of the positive and of the negative products."""
     scaled = apply(x * SCALE, w) + bias * SCALE
     magnitude = apply(np.abs(x) * SCALE, np.abs(w)) + np.abs(bias) * SCALE
-    overflow = _huge_unit(format) * 8 * SCALE
+    overflow = _huge_unit(format) * SCALE * 8
     positive, negative = (magnitude + scaled) / 2, (magnitude - scaled) / 2
     up, down = positive >= overflow, negative >= overflow
     outcomes = np.where(np.abs(scaled) < overflow, FINITE, 0).astype(np.uint8)

@@ -57,7 +57,7 @@ class Linear:
 
 def bias_of(case: Convolution, tensors: Tensors) -> np.ndarray:
     """The bias so that it broadcasts against the result; -0, the neutral element of addition, where there is none."""
-    bias = tensors.get("bias", np.full(case.out_channels, -0.0))
+    bias = tensors.get("bias", np.array([-0.0]))
     return bias.astype(np.float64).reshape(-1, *[1] * case.rank)
 
 

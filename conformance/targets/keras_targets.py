@@ -16,14 +16,13 @@ import numpy as np
 from conformance.arithmetic.spellings import Mode, keras_transposed
 from conformance.spec import Case, Convolution
 from conformance.targets.base import OpTarget, Tensors, Unsupported
-from conformance.targets.reasons import decline_onnx_spelling
+from conformance.targets.reasons import decline_onnx_spelling, refusals
 from conformance.targets.tensorflow_target import (
     channels_last,
     channels_second,
     load_tensorflow,
     spatial_first,
     tensorflow_environment,
-    tensorflow_refusal,
     word_gives,
 )
 
@@ -47,13 +46,8 @@ class _KerasTarget(OpTarget):
         return facts | ({} if self._tf is None else tensorflow_environment(self._tf))
 
     def run(self, case: Case, tensors: Tensors) -> Tensors:
-        try:
-            with self._keras.device("cpu:0"):
-                return super().run(case, tensors)
-        except Exception as error:
-            if reason := tensorflow_refusal(error):
-                raise Unsupported(reason) from error
-            raise
+        with refusals(f"keras on {self.backend}"), self._keras.device("cpu:0"):
+            return super().run(case, tensors)
 
     def _result(self, y: Any) -> np.ndarray:
         return channels_second(cast(np.ndarray, self._keras.ops.convert_to_numpy(y)))

@@ -8,9 +8,9 @@ import numpy as np
 
 from conformance.arithmetic import Axis
 from conformance.spec import Convolution
-from conformance.targets.base import OpTarget, Tensors, Unsupported
+from conformance.targets.base import OpTarget, Tensors
 from conformance.targets.onnx_graph import NEWEST_OPSET, OLDEST_OPSET, one_node_model
-from conformance.targets.reasons import first_line
+from conformance.targets.reasons import refusals
 
 CPU = "CPUExecutionProvider"
 _LARGEST_CONSTANTS = 2**30  # bytes; a serialized model ends at 2 GiB
@@ -49,11 +49,8 @@ class OnnxRuntime(OpTarget):
         constants = weights if sum(w.nbytes for w in weights.values()) <= _LARGEST_CONSTANTS else {}
         model = one_node_model(case, constants, self.opset)
         feeds = {name: array for name, array in tensors.items() if name not in constants}
-        try:
+        with refusals(f"onnxruntime in {case.dtype}"):
             return cast(np.ndarray, self._session(model).run(["output"], feeds)[0])
-        except self._runtime.capi.onnxruntime_pybind11_state.NotImplemented as error:
-            reason = first_line(error).rpartition("NOT_IMPLEMENTED : ")[2]
-            raise Unsupported(f"onnxruntime in {case.dtype}: {reason}") from error
 
     conv_transpose = conv
 

@@ -1,15 +1,47 @@
-"""Sentences that several targets decline a case with, and how a framework's own refusal is quoted."""
+"""Why a target declines a case: sentences that several targets share, and how a framework's own refusal is quoted."""
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 from conformance.arithmetic.axis import convolved_size
 from conformance.spec import Convolution
 from conformance.targets.base import Unsupported
 
-_NOISE = re.compile(r"\{\{.*?\}\}\s*|\s*\[Op:.*", re.DOTALL)
+_REFUSAL = re.compile(
+    r"not implemented for"  # torch: "x" not implemented for 'Half'
+    r"|do(es)? not yet support|not supported on CPU|currently only supports"  # TensorFlow's kernels
+    r"|not supported in conjunction"  # tf.nn.convolution: strides with dilations
+    r"|Could not find an implementation|Dilation not supported for AutoPadType"  # onnxruntime
+)
+_NOISE = re.compile(
+    r"\x1b\[\d*m|\{\{.*?\}\}\s*|\s*\[Op:.*"  # Keras's colours, TensorFlow's inner functions
+    r"|\[ONNXRuntimeError\] : \d+ : \w+ : |Non-zero status code .*? Status Message: "
+)
 _LONGEST = 160
+
+
+@contextlib.contextmanager
+def refusals(framework: str) -> Iterator[None]:
+    """Turn an exception that says "I have no kernel for this" into Unsupported, and let all others pass."""
+    try:
+        yield
+    except Unsupported:
+        raise
+    except Exception as error:
+        if (reason := _refusal(error)) is None:
+            raise
+        raise Unsupported(f"{framework}: {reason}") from error
+
+
+def _refusal(error: Exception) -> str | None:
+    lines = str(error).splitlines() or [""]
+    said = [line for line in lines if _REFUSAL.search(line)]
+    if not said and type(error).__name__ == "UnimplementedError":  # TensorFlow's class for it
+        said = lines
+    return _NOISE.sub("", said[0]).strip()[:_LONGEST] if said else None
 
 
 def decline_onnx_spelling(case: Convolution, framework: str) -> None:
@@ -28,13 +60,6 @@ def symmetric_padding(case: Convolution, framework: str) -> tuple[int, ...]:
     """
     for axis in case.axes:
         if axis.begin < 0 or convolved_size(axis.large, axis.extent, axis.stride, 2 * axis.begin) != axis.small:
-            raise Unsupported(
-                f"{framework}'s convolution cannot pad {axis.begin} at the beginning and {axis.end} at the end"
-            )
+            pair = f"{axis.begin} at the beginning and {axis.end} at the end"
+            raise Unsupported(f"{framework}'s convolution cannot pad {pair}")
     return tuple(axis.begin for axis in case.axes)
-
-
-def first_line(error: BaseException) -> str:
-    """What a framework said, cut to one line and freed of the names of its inner functions."""
-    text = _NOISE.sub("", str(error)).strip().partition("\n")[0]
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

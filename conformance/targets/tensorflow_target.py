@@ -7,8 +7,8 @@ Sources: tf.nn.convolution, section "padding"; tf.nn.conv2d_transpose, ``output_
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,7 @@ from conformance.arithmetic.axis import convolved_size
 from conformance.arithmetic.spellings import Mode, convolution_same
 from conformance.spec import Case, Convolution
 from conformance.targets.base import OpTarget, Tensors, Unsupported
-from conformance.targets.reasons import decline_onnx_spelling, first_line
-
-_REFUSAL = re.compile(
-    r"do(es)? not yet support"
-    r"|not supported on (the )?CPU"
-    r"|currently only supports"
-    r"|not supported in conjunction"
-)
+from conformance.targets.reasons import decline_onnx_spelling, refusals
 
 Pads = list[list[int]]
 
@@ -35,10 +28,10 @@ def load_tensorflow(threads: int) -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
-    threading = tf.config.threading
-    if threading.get_intra_op_parallelism_threads() != threads:
-        threading.set_intra_op_parallelism_threads(threads)
-        threading.set_inter_op_parallelism_threads(threads)
+    tf.get_logger().setLevel("ERROR")  # Keras compiles every grouped convolution anew, and TensorFlow remarks on it
+    with contextlib.suppress(RuntimeError):  # a process can set this only before its first operation
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
     return tf
 
 
@@ -49,15 +42,7 @@ def tensorflow_environment(tf: Any) -> dict[str, str]:
         "device": "CPU:0",
         "threads": str(tf.config.threading.get_intra_op_parallelism_threads()),
         "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
-        "deterministic": str(tf.config.experimental.is_op_determinism_enabled()),
     }
-
-
-def tensorflow_refusal(error: Exception) -> str | None:
-    """The reason, if TensorFlow said that it has no kernel for this; None for any other error."""
-    if type(error).__name__ == "UnimplementedError" or _REFUSAL.search(str(error)):
-        return first_line(error)
-    return None
 
 
 def word_gives(mode: Mode, axis: Axis) -> bool:
@@ -81,13 +66,8 @@ class TensorFlow(OpTarget):
         return tensorflow_environment(self._tf)
 
     def run(self, case: Case, tensors: Tensors) -> Tensors:
-        try:
-            with self._tf.device("/CPU:0"):
-                return super().run(case, tensors)
-        except (self._tf.errors.InvalidArgumentError, self._tf.errors.UnimplementedError) as error:
-            if reason := tensorflow_refusal(error):
-                raise Unsupported(reason) from error
-            raise
+        with refusals("tensorflow"), self._tf.device("/CPU:0"):
+            return super().run(case, tensors)
 
     def conv(self, case: Convolution, tensors: Tensors) -> np.ndarray:
         padding = _padding(case)

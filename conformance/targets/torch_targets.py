@@ -20,7 +20,7 @@ import numpy as np
 
 from conformance.spec import Case, Convolution
 from conformance.targets.base import OpTarget, Tensors, Unsupported
-from conformance.targets.reasons import decline_onnx_spelling, first_line, symmetric_padding
+from conformance.targets.reasons import decline_onnx_spelling, refusals, symmetric_padding
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -63,12 +63,8 @@ class _TorchTarget(OpTarget):
         return {key: str(value) for key, value in facts.items()}
 
     def run(self, case: Case, tensors: Tensors) -> Tensors:
-        try:
+        with refusals("torch"):
             return super().run(case, tensors)
-        except RuntimeError as error:
-            if "not implemented for" in str(error):
-                raise Unsupported(first_line(error)) from error
-            raise
 
     def _operator(self, name: str, case: Convolution) -> Any:
         return getattr(self._functional, f"{name}{case.rank}d")
