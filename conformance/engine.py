@@ -22,6 +22,7 @@ from conformance.verdict import Judgement, judge, judge_published
 ORACLE = "oracle"
 MAX_PROBLEMS = 64
 MAX_BYTES = 400 * 2**20
+BYTES_PER_ELEMENT = 24
 IDLE_SECONDS = 1.0
 
 Keys = Collection[tuple[str, str, str]]
@@ -45,9 +46,10 @@ class _Stream:
     nbytes: int = 0
     descriptions: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    @property
-    def full(self) -> bool:
-        return self.problems >= MAX_PROBLEMS or self.nbytes >= MAX_BYTES
+    def full(self, case: Case) -> bool:
+        """Whether another case has to wait; one alone may be as large as it likes."""
+        coming = case.elements * BYTES_PER_ELEMENT
+        return self.problems > 0 and (self.problems >= MAX_PROBLEMS or self.nbytes + coming > MAX_BYTES)
 
 
 def run(
@@ -73,14 +75,14 @@ def run(
         open_targets = [spec.name for spec in targets if (digest, spec.name, kind) not in done]
         if not open_targets and (kind != PUBLISHED or (digest, ORACLE, kind) in done):
             continue
+        while stream.full(case):
+            yield from _collect(executor, stream, IDLE_SECONDS, waiting)
         problem = pose(case, kind, seed)
         if _publishes(problem) and (digest, ORACLE, kind) not in done:
             yield _record(problem, ORACLE, judge_published(problem), 0.0, digest)
         posed = _Posed(problem, Parcel(problem.tensors), digest)
         _submit(posed, open_targets, executor, stream)
         yield from _collect(executor, stream, 0.0)
-        while stream.full:
-            yield from _collect(executor, stream, IDLE_SECONDS, waiting)
     while stream.problems:
         yield from _collect(executor, stream, IDLE_SECONDS, waiting)
 

@@ -50,8 +50,8 @@ class Problem:
         """``A`` per element: the sum of the absolute values of what is summed."""
         if self.known_magnitude is not None:
             return self.known_magnitude
-        finite = {name: _finite(tensor) for name, tensor in self.tensors.items()}
-        return OPERATORS[self.case.op].magnitude(self.case, finite)
+        tensors = self.tensors if self.allowed is None else {n: _finite(t) for n, t in self.tensors.items()}
+        return OPERATORS[self.case.op].magnitude(self.case, tensors)
 
     @cached_property
     def products(self) -> np.ndarray:
@@ -83,11 +83,14 @@ def pose(case: Convolution, data: str, seed: int = 0) -> Problem:
         return Problem(case, data, tensors, exact, allowed)
     if data == "rounding":
         return _checked(case, data, operator, draw_rounding(layout, FORMATS[case.dtype], rng), ORACLE_PRECISION)
+    precision = FORMATS[case.dtype].precision
     for attempt in range(MAX_ATTEMPTS):
-        drawn_exact = draw_exact(layout, FORMATS[case.dtype], rng, attempt)
-        if drawn_exact.bound is not None or _fits(case, operator, drawn_exact, FORMATS[case.dtype].precision):
-            break
-    return _checked(case, data, operator, drawn_exact, FORMATS[case.dtype].precision)
+        try:
+            return _checked(case, data, operator, draw_exact(layout, FORMATS[case.dtype], rng, attempt), precision)
+        except OracleRounded:
+            if attempt == MAX_ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _checked(case: Convolution, data: str, operator: Linear, drawn: Drawn, precision: int) -> Problem:
@@ -99,10 +102,6 @@ def _checked(case: Convolution, data: str, operator: Linear, drawn: Drawn, preci
             raise OracleRounded(f"{case.id} ({data}): sums need {needed} bits, there are {precision}")
     exact = operator.output(case, drawn.tensors)
     return Problem(case, data, drawn.tensors, exact, known_magnitude=magnitude)
-
-
-def _fits(case: Convolution, operator: Linear, drawn: Drawn, precision: int) -> bool:
-    return precision_needed(operator.magnitude(case, drawn.tensors), drawn.unit) <= precision
 
 
 def _pose_published(case: Convolution, operator: Linear) -> Problem:

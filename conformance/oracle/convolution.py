@@ -79,40 +79,52 @@ def conv_matrix(axes: Axes, weight: np.ndarray, groups: int = 1) -> csr_array:
     return coo_array((entries, (np.concatenate(rows), np.concatenate(columns))), shape=shape).tocsr()
 
 
-def convolve(axes: Axes, x: np.ndarray, weight: np.ndarray, groups: int = 1) -> np.ndarray:
-    """``C x`` for each image: ``(N, large channels, *large)`` to ``(N, small channels, *small)``, in float64."""
+def convolve(axes: Axes, x: np.ndarray, weight: np.ndarray, groups: int = 1, *, absolute: bool = False) -> np.ndarray:
+    """``C x`` for each image: ``(N, large channels, *large)`` to ``(N, small channels, *small)``, in float64.
+
+    ``absolute`` takes the absolute values of x and C instead.
+    """
     n, k, c = x.shape[0], weight.shape[0], weight.shape[1]
     small = tuple(a.small for a in axes)
-    y = np.empty((n, groups, k // groups, math.prod(small)))
+    y = np.zeros((n, groups, k // groups, math.prod(small)))
     x = x.reshape(n, groups, c, *x.shape[2:])
-    volume = math.prod(weight.shape[2:]) * math.prod(small)
-    for image, first in itertools.product(range(n), range(0, c, step := max(BLOCK // max(volume, 1), 1))):
+    for first in range(0, c, step := _channels_at_once(weight, groups * math.prod(small))):
         block = slice(first, first + step)
-        columns = im2col(axes, x[image, :, block])
-        w = weight[:, block].astype(np.float64).reshape(groups, k // groups, -1)
-        product = w @ columns
-        if first:
-            y[image] += product
-        else:
-            y[image] = product
+        w = _float64(weight[:, block], absolute).reshape(groups, k // groups, -1)
+        for image in range(n):
+            y[image] += w @ im2col(axes, _float64(x[image, :, block], absolute))
     return y.reshape(n, k, *small)
 
 
-def transposed_convolve(axes: Axes, y: np.ndarray, weight: np.ndarray, groups: int = 1) -> np.ndarray:
-    """``C.T y`` for each image: ``(N, small channels, *small)`` to ``(N, large channels, *large)``, in float64."""
+def transposed_convolve(
+    axes: Axes, y: np.ndarray, weight: np.ndarray, groups: int = 1, *, absolute: bool = False
+) -> np.ndarray:
+    """``C.T y`` for each image: ``(N, small channels, *small)`` to ``(N, large channels, *large)``, in float64.
+
+    ``absolute`` takes the absolute values of y and C instead.
+    """
     n, k, c = y.shape[0], weight.shape[0], weight.shape[1]
-    large = tuple(a.large for a in axes)
+    kernel, small, large = weight.shape[2:], y.shape[2:], tuple(a.large for a in axes)
     x = np.zeros((n, groups, c, *large))
-    y = y.astype(np.float64, copy=False).reshape(n, groups, k // groups, math.prod(y.shape[2:]))
-    kernel = weight.shape[2:]
-    volume = groups * math.prod(kernel) * y.shape[-1]
-    for first in range(0, c, step := max(BLOCK // max(volume, 1), 1)):
+    y = _float64(y, absolute).reshape(n, groups, k // groups, math.prod(small))
+    for first in range(0, c, step := _channels_at_once(weight, groups * math.prod(small))):
         block = slice(first, first + step)
-        w = weight[:, block].astype(np.float64).reshape(groups, k // groups, -1).swapaxes(1, 2)
+        w = _float64(weight[:, block], absolute).reshape(groups, k // groups, -1).swapaxes(1, 2)
+        columns = np.empty((groups, w.shape[1], y.shape[-1]))
         for image in range(n):
-            columns = (w @ y[image]).reshape(groups, -1, *kernel, *(a.small for a in axes))
-            col2im(axes, columns, x[image, :, block])
+            np.matmul(w, y[image], out=columns)
+            col2im(axes, columns.reshape(groups, -1, *kernel, *small), x[image, :, block])
     return x.reshape(n, c * groups, *large)
+
+
+def _channels_at_once(weight: np.ndarray, positions: int) -> int:
+    """How many large channels make a block of columns, and of weights."""
+    return max(BLOCK // (math.prod(weight.shape[2:]) * max(positions, weight.shape[0], 1)), 1)
+
+
+def _float64(tensor: np.ndarray, absolute: bool) -> np.ndarray:
+    wide = tensor.astype(np.float64, copy=absolute)
+    return np.abs(wide, out=wide) if absolute else wide
 
 
 def im2col(axes: Axes, x: np.ndarray) -> np.ndarray:

@@ -19,8 +19,12 @@ Tensors = Mapping[str, np.ndarray]
 class Linear:
     """An op linear in its input and in its weight, plus bias: its result, and what bounds the result's error."""
 
-    apply: Callable[[Convolution, np.ndarray, np.ndarray], np.ndarray]
-    """``(case, input, weight)`` to the result without bias, in float64, exact if no sum exceeds 53 bits."""
+    function: Callable[..., np.ndarray]
+    """`convolve` or `transposed_convolve`."""
+
+    def apply(self, case: Convolution, x: np.ndarray, weight: np.ndarray, *, absolute: bool = False) -> np.ndarray:
+        """The result without bias, in float64; exact if no sum needs more than 53 bits."""
+        return self.function(case.axes, x, weight, case.groups, absolute=absolute)
 
     def output(self, case: Convolution, tensors: Tensors) -> np.ndarray:
         """The result, bias included; float64, ``(N, channels, *spatial)``."""
@@ -31,7 +35,10 @@ class Linear:
 
     def magnitude(self, case: Convolution, tensors: Tensors) -> np.ndarray:
         """``A``: the sum of the absolute values of all products and the bias of each element."""
-        return self.output(case, {name: np.abs(tensor) for name, tensor in tensors.items()})
+        result = self.apply(case, tensors["input"], tensors["weight"], absolute=True)
+        if "bias" in tensors:
+            result += np.abs(bias_of(case, tensors))
+        return result
 
     def products(self, case: Convolution) -> np.ndarray:
         """``n``: the number of products that reach each element, plus one for a bias; broadcasts over the result."""
@@ -72,18 +79,10 @@ def _per_weight(case: Convolution, per_channel: np.ndarray) -> np.ndarray:
     return values.reshape(*values.shape, *[1] * case.rank)
 
 
-def _convolve(case: Convolution, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    return convolve(case.axes, x, w, case.groups)
-
-
-def _transposed_convolve(case: Convolution, y: np.ndarray, w: np.ndarray) -> np.ndarray:
-    return transposed_convolve(case.axes, y, w, case.groups)
-
-
 OPERATORS = {
-    "conv": Linear(_convolve),
-    "conv_transpose": Linear(_transposed_convolve),
-    "conv_input_gradient": Linear(_transposed_convolve),
+    "conv": Linear(convolve),
+    "conv_transpose": Linear(transposed_convolve),
+    "conv_input_gradient": Linear(transposed_convolve),
 }
 
 

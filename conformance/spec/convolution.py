@@ -219,7 +219,7 @@ class ConvTransposeEntry(ConvolutionEntry):
         if spelling["output_size"] is not None:
             size = spelling["output_size"][n]
             added = spell.output_padding_for_size(i, ke, s, pads[n], size)
-            if not 0 <= added < limit:
+            if not 0 <= added < s:  # PyTorch's own rule, narrower than that of output_padding
                 low = size - added
-                raise KeyedError("output_size", f"expected {low} to {low + limit - 1} on axis {n}, got {size}")
+                raise KeyedError("output_size", f"expected {low} to {low + s - 1} on axis {n}, got {size}")
         return spell.explicit_transposed(pads[n], added or 0)

@@ -1,0 +1,26 @@
+"""Run all measurements: ``python -m benchmarks [oracle] [harness] [memory]``."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+from benchmarks import harness, oracle
+
+
+def main() -> None:
+    wanted = set(sys.argv[1:]) or {"oracle", "harness", "memory"}
+    console = Console(highlight=False)
+    if "oracle" in wanted:
+        oracle.against_torch(console)
+        oracle.against_reference(console)
+    if "harness" in wanted:
+        harness.overhead(console)
+        harness.whole_run(console)
+    if "memory" in wanted:
+        harness.memory(console)
+
+
+if __name__ == "__main__":
+    main()
