@@ -59,7 +59,7 @@ def run_command(
             executor.close()
             store.note({"targets": executor.descriptions})
         summary = Summary(store.records())
-        console = Console(highlight=False)
+        console = Console(highlight=False, markup=False)
         show_matrix(summary, store.environment, console)
         show_failures(summary, console, failures)
         if json_path is not None:
@@ -170,7 +170,7 @@ def targets_command(as_json: bool) -> int:
         table.add_column(heading, overflow="fold")
     for name, spec in known.items():
         table.add_row(name, *_target_row(spec, said.get(name, {})))
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
     return 0
 
 
@@ -215,7 +215,7 @@ def show_command(
 ) -> int:
     """``conformance show``."""
     found = _find_case(case, suites)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     show_case(found, console)
     if targets:
         return _show_now(found, find_targets(targets), threads, timeout, console)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
+from conformance.arithmetic import Axis
 from conformance.dtypes import FORMATS, Format, round_once
 from conformance.errors import OracleRounded
 from conformance.oracle.draws import ORACLE_PRECISION, Drawn, draw_exact, draw_rounding, generator
@@ -57,6 +58,17 @@ class Problem:
     def products(self) -> np.ndarray:
         """``n`` per element, bias included; broadcasts against the result."""
         return OPERATORS[self.case.op].products(self.case)
+
+    @cached_property
+    def bias(self) -> np.ndarray:
+        """The bias so that it broadcasts against the result; -0 where there is none."""
+        return bias_of(self.case, self.tensors)
+
+    def read_as(self, axes: tuple[Axis, ...]) -> Problem:
+        """The same numbers where the case means other axes."""
+        case = replace(self.case, axes=axes, readings=())
+        exact = OPERATORS[case.op].output(case, self.tensors)
+        return Problem(case, self.data, self.tensors, exact, rounded_by_oracle=self.rounded_by_oracle)
 
     @property
     def nbytes(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,10 +57,21 @@ def judge(problem: Problem, outcome: Outcome, promised: str = "native") -> Judge
     except KeyError:
         known = ", ".join(ARITHMETICS)
         return Judgement(
-            "error", promised, message=f"the target promises {promised}; expected native or one of {known}"
+            "error", promised, message=f"the target promises {promised}; expected native or one of {known} (+bias)"
         )
     if outcome.kind != "returned":
         return Judgement(outcome.kind, arithmetic.name, message=outcome.message)
+    judgement = _judge_returned(problem, outcome, arithmetic)
+    for name, axes in problem.case.readings:
+        variant = judgement
+        if axes != problem.case.axes:
+            variant = _judge_returned(problem.read_as(axes), outcome, arithmetic)
+        if variant.passed:
+            return replace(variant, verdict="ambiguous", diagnosis=f"the specification is open here; read as: {name}")
+    return judgement
+
+
+def _judge_returned(problem: Problem, outcome: Outcome, arithmetic: Arithmetic) -> Judgement:
     actual = outcome.tensors.get("output")
     if not isinstance(actual, np.ndarray):
         return Judgement("error", arithmetic.name, message="returned no array named output")
@@ -82,14 +93,17 @@ def judge_published(problem: Problem) -> Judgement:
     if vectors is None or "output" not in vectors.expected:
         raise ValueError(f"{problem.case.id} publishes no output")
     expected = vectors.expected["output"]
-    error = float(np.max(np.abs(problem.exact - expected), initial=0.0))
-    if error == 0.0:
+    same = (problem.exact == expected) | (np.isnan(problem.exact) & np.isnan(expected))
+    with np.errstate(invalid="ignore"):
+        errors = np.where(same, 0.0, np.abs(problem.exact - expected))
+    error = float(errors.max(initial=0.0))
+    if same.all():
         return Judgement("exact", "float64", 0.0, 0.0, 0.0)
     if vectors.decimals is not None:
         bound = np.full(expected.shape, 0.5 * 10.0**-vectors.decimals)
     else:
         bound = gamma(problem.products + 1, problem.format.unit_roundoff) * problem.magnitude
-    used = float(np.max(np.abs(problem.exact - expected) / np.maximum(bound, np.finfo(float).tiny)))
+    used = float(np.max(errors / np.maximum(bound, np.finfo(float).tiny)))
     return Judgement("within_bound" if used <= 1 else "deviates", "float64", error, used, used)
 
 
@@ -112,16 +126,19 @@ def _judgement(verdict: str, arithmetic: str, used: Usage, diagnosis: str = "", 
 def _usage(problem: Problem, actual: np.ndarray, arithmetic: Arithmetic, exact: np.ndarray | None = None) -> Usage:
     oracle_unit = FORMATS["float64"].unit_roundoff if problem.rounded_by_oracle else 0.0
     reference = problem.exact if exact is None else exact
-    return usage(arithmetic, actual, reference, problem.products, problem.magnitude, oracle_unit)
+    return usage(
+        arithmetic, actual, reference, problem.products, problem.magnitude, problem.bias, oracle_unit=oracle_unit
+    )
 
 
 def _weaker(problem: Problem, actual: np.ndarray, arithmetic: Arithmetic) -> tuple[str, str] | None:
     """The arithmetic that explains the result after all, and how to say it; None if there is none."""
     if not np.isfinite(actual).all():
         return None
-    coarser = COARSER_SUMS.get(arithmetic.name)
-    if coarser and problem.data != "exact" and _usage(problem, actual, ARITHMETICS[coarser]).legal:
-        return coarser, ARITHMETICS[coarser].meaning
+    if arithmetic.name in COARSER_SUMS and problem.data != "exact":
+        coarser = replace(ARITHMETICS[COARSER_SUMS[arithmetic.name]], bias_apart=arithmetic.bias_apart)
+        if _usage(problem, actual, coarser).legal:
+            return coarser.name, coarser.meaning
     operator, tensors = OPERATORS[problem.case.op], problem.tensors
     inner = ARITHMETICS["float32"] if arithmetic.name == "float64" else arithmetic
     if _usage(problem, actual, ARITHMETICS["bfloat16-operands"]).bound <= 1:

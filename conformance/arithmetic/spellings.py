@@ -88,6 +88,31 @@ def onnx_transposed_shape(
     return explicit_transposed((begin, end), output_padding)
 
 
+def onnx_transposed_readings(
+    small: int, extent: int, stride: int, output_padding: int, output_shape: int | None, auto_pad: AutoPad
+) -> dict[str, Pair]:
+    """The crops that ONNX's text allows where the total padding comes out negative; empty where there is no doubt.
+
+    The text (ConvTranspose-22) gives the formula and the split, but does not say that pads may be negative, nor how the
+    half of an odd negative total rounds.  The first reading is that of `onnx_transposed_shape`.
+    """
+    if output_shape is None and auto_pad in ("NOTSET", "VALID"):
+        return {}
+    size = small * stride if output_shape is None else output_shape
+    total = full_size(small, extent, stride) + output_padding - size
+    if total >= 0:
+        return {}
+    down = onnx_transposed_shape(small, extent, stride, output_padding, size, auto_pad)
+    readings = {"negative pads, half rounded down": down}
+    if total % 2:
+        moved = 1 if auto_pad == "SAME_UPPER" else -1
+        readings["negative pads, half rounded towards zero"] = (down[0] + moved, down[1] - moved)
+    readings["no negative pad at the beginning"] = (0, total - output_padding)
+    if output_shape is None:
+        readings["no negative pads"] = explicit_transposed((0, 0), output_padding)
+    return readings
+
+
 def convolution_size(size: int, extent: int, stride: int, padding: Pair) -> int:
     """Size of a convolution's output; not positive where the kernel does not fit."""
     return convolved_size(size, extent, stride, sum(padding))

@@ -16,13 +16,14 @@ target promises; the weaker ones serve to say what a target did instead.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from conformance.dtypes import FORMATS, Format
 
-Bound = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # (n, A, |exact|) -> largest |error|
+Bound = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""``(n, A, size)`` to the largest error; ``size`` is the absolute value of what is rounded to the output's dtype."""
 
 SINGLE = FORMATS["float32"]
 
@@ -40,6 +41,8 @@ class Arithmetic:
 
     ``bound`` is the largest legal error of each element.  ``scale`` is the size that errors of independent roundings
     have; their root mean square in this unit is at most 1 for legal outputs.  ``dtype`` is that of the tensors.
+    ``bias_apart`` says that the bias is added by an operation of its own: then the result without it is rounded to the
+    dtype too, and the third argument of both functions counts both roundings.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Arithmetic:
     meaning: str
     bound: Bound
     scale: Bound
+    bias_apart: bool = False
 
 
 def summation(name: str, format: Format, sums: Format, meaning: str) -> Arithmetic:
@@ -54,12 +58,12 @@ def summation(name: str, format: Format, sums: Format, meaning: str) -> Arithmet
     u, u_out = sums.unit_roundoff, format.unit_roundoff if format != sums else 0.0
     tiny = format.tiny
 
-    def bound(n: np.ndarray, a: np.ndarray, exact: np.ndarray) -> np.ndarray:
-        largest: np.ndarray = u_out * exact + (1 + u_out) * gamma(n, u) * a + n * tiny
+    def bound(n: np.ndarray, a: np.ndarray, size: np.ndarray) -> np.ndarray:
+        largest: np.ndarray = u_out * size + (1 + u_out) * gamma(n, u) * a + n * tiny
         return largest
 
-    def scale(n: np.ndarray, a: np.ndarray, exact: np.ndarray) -> np.ndarray:
-        typical: np.ndarray = u_out * exact + u * a * np.sqrt(n) + n * tiny
+    def scale(n: np.ndarray, a: np.ndarray, size: np.ndarray) -> np.ndarray:
+        typical: np.ndarray = u_out * size + u * a * np.sqrt(n) + n * tiny
         return typical
 
     return Arithmetic(name, format.name, meaning, bound, scale)
@@ -100,7 +104,10 @@ COARSER_SUMS = {"float16": "float16-sums", "bfloat16": "bfloat16-sums"}
 def arithmetic_for(promised: str, dtype: str) -> Arithmetic:
     """What a target that promises ``native`` or a named arithmetic is held to on tensors of a dtype.
 
-    Raises KeyError for a name that does not exist.
+    ``+bias`` after the name promises that much with a bias added apart.  Raises KeyError for an unknown name.
     """
-    named = ARITHMETICS[dtype if promised == "native" else promised]
-    return named if named.dtype == dtype else ARITHMETICS[dtype]
+    name, plus, extra = promised.partition("+")
+    if extra != ("bias" if plus else ""):
+        raise KeyError(promised)
+    named = ARITHMETICS[dtype if name == "native" else name]
+    return replace(named if named.dtype == dtype else ARITHMETICS[dtype], bias_apart=bool(plus))

@@ -119,7 +119,8 @@ def transposed_convolve(
 
 def _channels_at_once(weight: np.ndarray, positions: int) -> int:
     """How many large channels make a block of columns, and of weights."""
-    return max(BLOCK // (math.prod(weight.shape[2:]) * max(positions, weight.shape[0], 1)), 1)
+    elements: int = math.prod(weight.shape[2:]) * max(positions, weight.shape[0], 1)
+    return max(BLOCK // elements, 1)
 
 
 def _float64(tensor: np.ndarray, absolute: bool) -> np.ndarray:

@@ -36,12 +36,14 @@ def usage(
     exact: np.ndarray,
     products: np.ndarray,
     magnitude: np.ndarray,
+    bias: np.ndarray | None = None,
     oracle_unit: float = 0.0,
 ) -> Usage:
     """Measure a result against the exact one.
 
     ``actual``, ``exact`` and ``magnitude`` have the shape of the result, ``products`` broadcasts against it.
-    ``oracle_unit`` is the unit roundoff of the reference itself where that has rounded.
+    ``bias``, which broadcasts too, matters to arithmetics that add it apart.  ``oracle_unit`` is the unit roundoff of
+    the reference itself where that has rounded.
 
     The root mean square of few elements scatters: one product plus a bias may legally give 1.41 for a single element.
     Its limit is therefore ``sqrt(1 + 8 / m)`` for ``m`` elements, and ``rms`` is told relative to that limit.
@@ -49,6 +51,9 @@ def usage(
     columns = math.prod(products.shape) or 1
     n = products.reshape(1, -1) if products.size else np.ones((1, 1))
     views = [array.reshape(-1, columns) for array in (actual, exact, magnitude)]
+    without = None
+    if arithmetic.bias_apart and bias is not None:
+        without = (exact - bias).reshape(-1, columns)
     squares, count, top, largest, worst = 0.0, 0, -1.0, 0.0, 0
     rows = max(BLOCK // columns, 1)
     for first in range(0, views[0].shape[0], rows):
@@ -57,6 +62,8 @@ def usage(
             error = np.abs(got.astype(np.float64) - want)
             np.copyto(error, np.inf, where=np.isnan(error))
             size = np.abs(want)
+            if without is not None:
+                size += np.abs(without[first : first + rows])
             limit = arithmetic.bound(n, a, size)
             if oracle_unit:
                 limit = limit + gamma(n, oracle_unit) * a

@@ -17,6 +17,7 @@ from conformance.spec import Convolution
 from conformance.verdict import judge
 
 WORST = 8
+DIGITS = (9, 9, 3, 3, 6, 4)
 
 
 def show_case(case: Convolution, console: Console) -> None:
@@ -81,7 +82,7 @@ def show_outcome(problem: Problem, target: str, outcome: Outcome, promised: str,
     arithmetic = arithmetic_for(promised, problem.case.dtype)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("element", "got", "expected", "error", "bound", "products", "A"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     n = np.broadcast_to(problem.products, problem.exact.shape)
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(actual.astype(np.float64) - problem.exact)
@@ -91,7 +92,7 @@ def show_outcome(problem: Problem, target: str, outcome: Outcome, promised: str,
         at = np.unravel_index(index, error.shape)
         place = ",".join(str(int(i)) for i in at)
         values = (float(v[at]) for v in (actual, problem.exact, error, bound, n, problem.magnitude))
-        table.add_row(place, *(f"{v:.9g}" for v in values))
+        table.add_row(place, *(f"{v:.{digits}g}" for v, digits in zip(values, DIGITS, strict=True)))
     console.print(table)
     console.print(f"{int(np.count_nonzero(error))} of {error.size} elements differ from the exact result")
     return judgement.failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
@@ -12,14 +13,24 @@ from rich.text import Text
 from conformance.runs import Record
 from conformance.verdict import FAILED
 
-MARKS = {"exact": "=", "within_bound": "≈", "failed": "✗", "neutral": "·"}
-STYLES = {"exact": "green", "within_bound": "cyan", "failed": "bold red", "neutral": "dim"}
-LEGEND = (
+STYLES = {
+    "exact": "green",
+    "within_bound": "cyan",
+    "failed": "bold red",
+    "known": "yellow",
+    "ambiguous": "yellow",
+    "unsupported": "dim",
+}
+ROWS = (
     ("exact", "bit for bit"),
-    ("within_bound", "rounds within the proven bound"),
-    ("failed", "wrong, weaker arithmetic, error, crash or timeout"),
-    ("neutral", "not supported"),
+    ("within_bound", "within the bound"),
+    ("failed", "failed"),
+    ("known", "known deviation"),
+    ("ambiguous", "open in the spec"),
+    ("unsupported", "not supported"),
 )
+LONGEST = 150
+MATRIX_COLUMN = 13
 
 
 class Summary:
@@ -54,29 +65,31 @@ class Summary:
 
 
 def kind_of(record: Record) -> str:
-    """The four kinds that people care about: exact, within_bound, failed, neutral."""
-    if record.verdict in ("exact", "within_bound"):
+    """The verdict, or for all that count as failures ``failed``, or ``known`` where a deviation predicts it."""
+    if record.verdict not in FAILED:
         return record.verdict
-    return "failed" if record.verdict in FAILED and not record.known else "neutral"
+    return "known" if record.known else "failed"
 
 
 def show_matrix(summary: Summary, environment: Mapping[str, object], console: Console) -> None:
-    """Suites down, targets across; in each cell the counts that are not 0."""
+    """Suites down, targets across: how many verdicts pass and, in red, how many fail; then the totals by kind."""
     console.print(_versions(environment), style="dim")
-    targets = summary.targets
-    for start in range(0, len(targets), per := _columns(console.width)):
-        shown = targets[start : start + per]
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        table.add_column("suite")
-        for target in shown:
-            table.add_column(_two_lines(target), justify="left", no_wrap=True)
+    for start in range(0, len(summary.targets), per := max((console.width - 18) // MATRIX_COLUMN, 1)):
+        targets = summary.targets[start : start + per]
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+        table.add_column("suite", no_wrap=True)
+        for target in targets:
+            table.add_column(_heading(target), justify="right", no_wrap=True, min_width=MATRIX_COLUMN - 1)
         for suite in summary.suites:
-            table.add_row(suite, *(_cell(summary.cells.get((suite, target), Counter())) for target in shown))
-        table.add_section()
-        table.add_row("all", *(_cell(_column(summary, target)) for target in shown), style="bold")
+            table.add_row(suite, *(_cell(summary.cells.get((suite, target), Counter())) for target in targets))
+        table.add_row()
+        totals = [_column(summary, target) for target in targets]
+        for kind, meaning in ROWS:
+            if not any(total[kind] for total in totals):
+                continue
+            table.add_row(Text(meaning, STYLES[kind]), *(_count(total[kind], kind) for total in totals))
         console.print(table)
         console.print()
-    console.print(_legend())
 
 
 def show_failures(summary: Summary, console: Console, limit: int) -> None:
@@ -102,7 +115,7 @@ def show_failures(summary: Summary, console: Console, limit: int) -> None:
 def _failure(group: list[Record]) -> Text:
     first = min(group, key=lambda record: (len(record.case), record.case))
     line = Text.assemble(
-        (f"{MARKS['failed']} {first.verdict}", STYLES["failed"]),
+        (f"✗ {first.verdict}", STYLES["failed"]),
         f" {first.target} ",
         (first.case, "bold"),
         f" ({first.data})",
@@ -111,9 +124,8 @@ def _failure(group: list[Record]) -> Text:
         line.append(f" and {len(group) - 1} more", "dim")
     if first.verdict == "reduced":
         line.append(f" to {first.arithmetic}")
-    for text in filter(None, (first.diagnosis, first.message, _numbers(first))):
-        line.append(f": {text}" if text is first.diagnosis else f"; {text}")
-    return line
+    told = [_cut(text) for text in (first.diagnosis, first.message, _numbers(first)) if text]
+    return line.append(": " + "; ".join(told) if told else "")
 
 
 def _numbers(record: Record) -> str:
@@ -128,31 +140,36 @@ def _reason(message: str) -> str:
 
 
 def _cell(counts: Counter[str]) -> Text:
-    parts = [Text(f"{counts[kind]}{mark}", STYLES[kind]) for kind, mark in MARKS.items() if counts[kind]]
+    """Passed, then failed; a dot where nothing is supported, nothing where nothing was run."""
+    passed = counts["exact"] + counts["within_bound"]
+    parts = [Text(f"{counts['failed']} ✗", STYLES["failed"])] if counts["failed"] else []
+    if passed:
+        parts.append(_count(passed, "exact"))
+    if not parts and counts:
+        parts.append(Text("·", STYLES["unsupported"]))
     return Text(" ").join(parts)
+
+
+def _count(number: int, kind: str) -> Text:
+    return Text(f"{number:,}" if number else "", STYLES[kind])
 
 
 def _column(summary: Summary, target: str) -> Counter[str]:
     return sum((cell for (_, name), cell in summary.cells.items() if name == target), Counter())
 
 
-def _legend() -> Text:
-    return Text("   ").join(Text(f"{MARKS[kind]} {meaning}", STYLES[kind]) for kind, meaning in LEGEND)
+def _heading(target: str) -> str:
+    """``keras-ops-tensorflow@cpu`` on several lines, so that columns stay narrow."""
+    lines = [""]
+    for part in re.findall(r"[^-:@]*[-:]?|@.*", target):
+        if lines[-1] and len(lines[-1]) + len(part) >= MATRIX_COLUMN:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
-def _two_lines(target: str) -> str:
-    """``keras-ops-tensorflow@cpu`` broken after a dash near its middle, so that columns stay narrow."""
-    if len(target) <= 15:
-        return target
-    dashes = [i for i, c in enumerate(target) if c in "-:"]
-    if not dashes:
-        return target
-    middle = min(dashes, key=lambda i: abs(i - len(target) // 2))
-    return target[: middle + 1] + "\n" + target[middle + 1 :]
-
-
-def _columns(width: int) -> int:
-    return max((width - 18) // 22, 1)
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def _versions(environment: Mapping[str, object]) -> str:

@@ -77,7 +77,8 @@ class Convolution(Case):
 
     ``axes`` is what all spellings of size resolve to.  The spelling itself is kept, because some targets can say one
     and not another: ``padding`` is ``(begin, end)`` per axis, ``same`` or ``valid``; ``auto_pad`` and ``output_shape``
-    are ONNX's, ``output_size`` is PyTorch's.
+    are ONNX's, ``output_size`` is PyTorch's.  Where the specification of a spelling allows several results,
+    ``readings`` names them with their axes, the first being ``axes``.
     """
 
     in_channels: int = 1
@@ -91,6 +92,7 @@ class Convolution(Case):
     auto_pad: AutoPad | None = None
     output_shape: Shape | None = None
     relationship: int | None = None
+    readings: tuple[tuple[str, tuple[Axis, ...]], ...] = ()
 
     @property
     def rank(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from conformance.arithmetic import Axis, Quantities, check_relationship
@@ -185,6 +186,27 @@ class ConvTransposeEntry(ConvolutionEntry):
         for key in ("output_padding", "output_size", "output_shape"):
             spelling[key] = None if getattr(self, key) is None else self.per_axis(key)
         return spelling
+
+    def resolve(self, common: dict[str, Any]) -> Convolution:
+        case = super().resolve(common)
+        each = [self._readings(n, axis, case) for n, axis in enumerate(case.axes)]
+        names = dict.fromkeys(name for readings in each for name in readings)
+        readings = tuple(
+            (name, tuple(r.get(name, axis) for r, axis in zip(each, case.axes, strict=True))) for name in names
+        )
+        return replace(case, readings=readings)
+
+    def _readings(self, n: int, axis: Axis, case: Convolution) -> dict[str, Axis]:
+        """What axis ``n`` may mean where the specification leaves it open."""
+        crops = spell.onnx_transposed_readings(
+            axis.small,
+            axis.extent,
+            axis.stride,
+            case.output_padding[n] if case.output_padding else 0,
+            case.output_shape[n] if case.output_shape else None,
+            self.auto_pad or "NOTSET",
+        )
+        return {name: replace(axis, begin=begin, large=axis.full - begin - end) for name, (begin, end) in crops.items()}
 
     def _check_combination(self) -> None:
         onnx = "output_shape" if self.output_shape else self.auto_pad and f"auto_pad: {self.auto_pad}"

@@ -27,7 +27,11 @@ class Target(Protocol):
     """``[exporter:]runtime[@device]``, e.g. ``torch@cpu``."""
 
     arithmetic: str
-    """What it promises: ``native``, or the name of one arithmetic for every dtype (see `conformance.arithmetics`)."""
+    """What it promises: ``native`` is float32 sums for float16, bfloat16 and float32, and float64 for float64.
+
+    Other names are those of `conformance.oracle.bounds`, such as ``tf32``.  ``+bias`` after the name says that the bias
+    is added by an operation of its own, which rounds a second time.
+    """
 
     def environment(self) -> dict[str, str]:
         """Versions, device and settings that its results depend on."""

@@ -33,6 +33,7 @@ class _KerasTarget(OpTarget):
     """What layers and operators have in common: the backend, and the words that give a case's geometry."""
 
     runtime: ClassVar[str]
+    arithmetic = "native+bias"
 
     def __init__(self, threads: int = 1, backend: str = "tensorflow") -> None:
         super().__init__(threads)

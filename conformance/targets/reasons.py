@@ -15,6 +15,7 @@ _REFUSAL = re.compile(
     r"|do(es)? not yet support|not supported on CPU|currently only supports"  # TensorFlow's kernels
     r"|not supported in conjunction"  # tf.nn.convolution: strides with dilations
     r"|Could not find an implementation|Dilation not supported for AutoPadType"  # onnxruntime
+    r"|output_padding \(\d+\) may be too large for stride"  # its reading of "less than the stride/dilation dimension"
 )
 _NOISE = re.compile(
     r"\x1b\[\d*m|\{\{.*?\}\}\s*|\s*\[Op:.*"  # Keras's colours, TensorFlow's inner functions

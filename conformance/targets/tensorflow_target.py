@@ -57,6 +57,7 @@ class TensorFlow(OpTarget):
     """``tf.nn.conv*d``, ``tf.nn.conv*d_transpose`` and the operators that differentiate a convolution."""
 
     name = "tensorflow@cpu"
+    arithmetic = "native+bias"
 
     def __init__(self, threads: int = 1) -> None:
         super().__init__(threads)
