@@ -57,7 +57,7 @@ def run_command(
             _run_all(cases, specs, executor, data, done, store)
         finally:
             executor.close()
-            store.note({"targets": executor.descriptions})
+            store.note({"settings": executor.descriptions})
         summary = Summary(store.records())
         console = Console(highlight=False, markup=False)
         show_matrix(summary, store.environment, console)

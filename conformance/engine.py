@@ -112,6 +112,7 @@ def environment(targets: Sequence[TargetSpec], **options: Any) -> dict[str, Any]
         "platform": platform.platform(),
         "machine": platform.machine(),
         "numpy": np.__version__,
+        "targets": [spec.name for spec in targets],
         "versions": versions,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **options,

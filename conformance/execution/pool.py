@@ -30,6 +30,7 @@ from conformance.execution.registry import TargetSpec
 from conformance.execution.transfer import Payload
 from conformance.outcome import Outcome
 from conformance.spec import Case
+from conformance.targets.reasons import quiet
 
 STARTUP_SECONDS = 300.0
 STARTUP_TRIES = 2
@@ -235,7 +236,7 @@ class LocalExecutor:
             path.unlink()
         except OSError:
             return ""
-        said = [" ".join(line.split()) for line in lines if line.strip()]
+        said = [words for line in lines if (words := quiet(line))]
         return said[-1][-300:] if said else ""
 
 

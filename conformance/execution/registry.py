@@ -18,15 +18,13 @@ class TargetSpec:
     """How to make a target in a worker.
 
     ``source`` is ``module:attribute``, or the path of a Python file that defines ``target``.  Targets with the same
-    ``framework`` share a worker process.  ``requires`` are the distributions whose versions matter, ``extra`` is the
-    optional dependency that installs them.
+    ``framework`` share a worker process.  ``requires`` are the distributions that it needs.
     """
 
     name: str
     framework: str
     source: str
     requires: tuple[str, ...] = ()
-    extra: str = ""
     options: tuple[tuple[str, str], ...] = field(default=())
 
     @property
@@ -41,50 +39,33 @@ class TargetSpec:
     @property
     def install(self) -> str:
         """The command that installs what is missing."""
-        return f"pip install 'deconv-conformance[{self.extra}]'"
+        return f"pip install {' '.join(self.requires)}"
 
 
 _TORCH = "conformance.targets.torch_targets"
+_TENSORFLOW = "conformance.targets.tensorflow_target"
 _KERAS = "conformance.targets.keras_targets"
+_ON_TENSORFLOW = (("backend", "tensorflow"),)
 
 BUILT_IN = (
-    TargetSpec("torch@cpu", "torch", f"{_TORCH}:Torch", ("torch",), "torch"),
-    TargetSpec("torch-autograd@cpu", "torch", f"{_TORCH}:TorchAutograd", ("torch",), "torch"),
-    TargetSpec("torch-nn-grad@cpu", "torch", f"{_TORCH}:TorchNNGrad", ("torch",), "torch"),
-    TargetSpec("torch-direct@cpu", "torch", f"{_TORCH}:TorchDirect", ("torch",), "torch"),
+    TargetSpec("torch@cpu", "torch", f"{_TORCH}:Torch", ("torch",)),
+    TargetSpec("torch-autograd@cpu", "torch", f"{_TORCH}:TorchAutograd", ("torch",)),
+    TargetSpec("torch-nn-grad@cpu", "torch", f"{_TORCH}:TorchNNGrad", ("torch",)),
+    TargetSpec("torch-direct@cpu", "torch", f"{_TORCH}:TorchDirect", ("torch",)),
+    TargetSpec("tensorflow@cpu", "tensorflow", f"{_TENSORFLOW}:TensorFlow", ("tensorflow",)),
     TargetSpec(
-        "tensorflow@cpu",
-        "tensorflow",
-        "conformance.targets.tensorflow_target:TensorFlow",
-        ("tensorflow",),
-        "tensorflow",
+        "keras-tensorflow@cpu", "keras-tensorflow", f"{_KERAS}:KerasLayers", ("keras", "tensorflow"), _ON_TENSORFLOW
     ),
     TargetSpec(
-        "keras-tensorflow@cpu",
-        "keras-tensorflow",
-        f"{_KERAS}:KerasLayers",
-        ("keras", "tensorflow"),
-        "tensorflow",
-        (("backend", "tensorflow"),),
-    ),
-    TargetSpec(
-        "keras-ops-tensorflow@cpu",
-        "keras-tensorflow",
-        f"{_KERAS}:KerasOps",
-        ("keras", "tensorflow"),
-        "tensorflow",
-        (("backend", "tensorflow"),),
+        "keras-ops-tensorflow@cpu", "keras-tensorflow", f"{_KERAS}:KerasOps", ("keras", "tensorflow"), _ON_TENSORFLOW
     ),
     TargetSpec(
         "onnxruntime@cpu",
         "onnxruntime",
         "conformance.targets.onnxruntime_target:OnnxRuntime",
         ("onnxruntime", "onnx"),
-        "onnxruntime",
     ),
-    TargetSpec(
-        "onnx-reference@cpu", "onnx-reference", "conformance.targets.onnx_reference:OnnxReference", ("onnx",), "onnx"
-    ),
+    TargetSpec("onnx-reference@cpu", "onnx-reference", "conformance.targets.onnx_reference:OnnxReference", ("onnx",)),
 )
 
 

@@ -23,6 +23,7 @@ from conformance.execution.transfer import Payload, unpack
 from conformance.outcome import Outcome
 from conformance.spec import Case
 from conformance.targets.base import Target, Unsupported
+from conformance.targets.reasons import quiet
 
 MAX_RESULT_BYTES = 4 * 2**30
 MAX_MESSAGE = 500
@@ -127,7 +128,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = quiet(text)
     return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 3] + "..."
 
 

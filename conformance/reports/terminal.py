@@ -29,6 +29,7 @@ ROWS = (
     ("ambiguous", "open in the spec"),
     ("unsupported", "not supported"),
 )
+WORST_FIRST = ("deviates", "crash", "timeout", "wrong_shape", "wrong_dtype", "error", "reduced")
 LONGEST = 150
 MATRIX_COLUMN = 13
 
@@ -55,9 +56,11 @@ class Summary:
     def suites(self) -> list[str]:
         return list(dict.fromkeys(suite for suite, _ in self.cells))
 
-    @property
-    def targets(self) -> list[str]:
-        return list(dict.fromkeys(target for _, target in self.cells))
+    def targets(self, order: object) -> list[str]:
+        """The targets, as the run named them."""
+        names = dict.fromkeys(target for _, target in self.cells)
+        known = [name for name in order if name in names] if isinstance(order, list) else []
+        return list(dict.fromkeys([*known, *names]))
 
     @property
     def total(self) -> int:
@@ -74,8 +77,9 @@ def kind_of(record: Record) -> str:
 def show_matrix(summary: Summary, environment: Mapping[str, object], console: Console) -> None:
     """Suites down, targets across: how many verdicts pass and, in red, how many fail; then the totals by kind."""
     console.print(_versions(environment), style="dim")
-    for start in range(0, len(summary.targets), per := max((console.width - 18) // MATRIX_COLUMN, 1)):
-        targets = summary.targets[start : start + per]
+    named = summary.targets(environment.get("targets"))
+    for start in range(0, len(named), per := max((console.width - 18) // MATRIX_COLUMN, 1)):
+        targets = named[start : start + per]
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
         table.add_column("suite", no_wrap=True)
         for target in targets:
@@ -101,7 +105,7 @@ def show_failures(summary: Summary, console: Console, limit: int) -> None:
         groups[record.target, record.verdict, record.diagnosis or _reason(record.message)].append(record)
     console.print()
     console.print(f"{len(summary.failures)} failures of {len(groups)} kinds", style="bold")
-    ordered = sorted(groups.values(), key=lambda g: (g[0].target, -len(g)))
+    ordered = sorted(groups.values(), key=lambda g: (WORST_FIRST.index(g[0].verdict), -len(g)))
     for group in ordered[:limit]:
         console.print(_failure(group), soft_wrap=True)
     if len(ordered) > limit:
@@ -169,7 +173,9 @@ def _heading(target: str) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    """The beginning and the end of a long text: what it is, and why."""
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half].rstrip()} ... {text[-half:].lstrip()}"
 
 
 def _versions(environment: Mapping[str, object]) -> str:

@@ -37,12 +37,17 @@ def refusals(framework: str) -> Iterator[None]:
         raise Unsupported(f"{framework}: {reason}") from error
 
 
+def quiet(text: str) -> str:
+    """A framework's message without its colours and inner function names, on one line of printable characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in _NOISE.sub("", text)).split())
+
+
 def _refusal(error: Exception) -> str | None:
     lines = str(error).splitlines() or [""]
     said = [line for line in lines if _REFUSAL.search(line)]
     if not said and type(error).__name__ == "UnimplementedError":  # TensorFlow's class for it
         said = lines
-    return _NOISE.sub("", said[0]).strip()[:_LONGEST] if said else None
+    return quiet(said[0])[:_LONGEST] if said else None
 
 
 def decline_onnx_spelling(case: Convolution, framework: str) -> None:
