@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ class TargetSpec:
     """How to make a target in a worker.
 
     ``source`` is ``module:attribute``, or the path of a Python file that defines ``target``.  Targets with the same
-    ``framework`` share a worker process.  ``requires`` are the distributions that it needs.
+    ``framework`` share a worker process.  ``requires`` are the packages that it imports.
     """
 
     name: str
@@ -29,7 +30,7 @@ class TargetSpec:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Required distributions that are not installed."""
+        """Required packages that are not installed."""
         return tuple(name for name in self.requires if _version(name) is None)
 
     @property
@@ -73,8 +74,7 @@ def known_targets() -> dict[str, TargetSpec]:
     """Built-in targets and those of installed packages (entry-point group ``conformance.targets``), by name."""
     targets = {spec.name: spec for spec in BUILT_IN}
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        distribution = (entry.dist.name,) if entry.dist else ()
-        targets[entry.name] = TargetSpec(entry.name, entry.name, entry.value, distribution)
+        targets[entry.name] = TargetSpec(entry.name, entry.name, entry.value, (entry.module.partition(".")[0],))
     return targets
 
 
@@ -105,8 +105,18 @@ def _find(name: str, known: dict[str, TargetSpec]) -> TargetSpec:
     raise UnknownTarget(f"{name}: expected one of {', '.join(known)}, or the path of a Python file with a target")
 
 
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
+@functools.cache
+def _version(package: str) -> str | None:
+    """The version of an installed package, found without importing it; None if it is not there.
+
+    The same package comes in distributions of several names (``onnxruntime-gpu``, ``tensorflow-cpu``).
+    """
+    if importlib.util.find_spec(package.replace("-", "_")) is None:
         return None
+    for distribution in (package, f"{package}-gpu", f"{package}-cpu"):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    names = importlib.metadata.packages_distributions().get(package, ())
+    return importlib.metadata.version(names[0]) if names else "unknown"

@@ -92,7 +92,7 @@ def convolve(axes: Axes, x: np.ndarray, weight: np.ndarray, groups: int = 1, *, 
         block = slice(first, first + step)
         w = _float64(weight[:, block], absolute).reshape(groups, k // groups, -1)
         for image in range(n):
-            y[image] += w @ im2col(axes, _float64(x[image, :, block], absolute))
+            y[image] += _product(w, im2col(axes, _float64(x[image, :, block], absolute)))
     return y.reshape(n, k, *small)
 
 
@@ -112,9 +112,15 @@ def transposed_convolve(
         w = _float64(weight[:, block], absolute).reshape(groups, k // groups, -1).swapaxes(1, 2)
         columns = np.empty((groups, w.shape[1], y.shape[-1]))
         for image in range(n):
-            np.matmul(w, y[image], out=columns)
+            _product(w, y[image], columns)
             col2im(axes, columns.reshape(groups, -1, *kernel, *small), x[image, :, block])
     return x.reshape(n, c * groups, *large)
+
+
+def _product(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """``a @ b``.  BLAS kernels set floating-point flags in lanes that they do not use, which NumPy would warn of."""
+    with np.errstate(all="ignore"):
+        return np.matmul(a, b, out=out)
 
 
 def _channels_at_once(weight: np.ndarray, positions: int) -> int:
