@@ -34,6 +34,8 @@ def one_node_model(case: Convolution, constants: Mapping[str, np.ndarray], opset
     from onnx import helper
 
     operator = _OPERATORS[case.op]
+    if case.dtype == "bfloat16" and opset < NEWEST_OPSET:
+        raise Unsupported(f"ONNX {operator} has no bfloat16 before opset {NEWEST_OPSET}, this is opset {opset}")
     names = list(case.tensor_shapes)
     node = helper.make_node(operator, names, ["output"], **attributes(case))
     graph = helper.make_graph(

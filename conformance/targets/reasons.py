@@ -11,7 +11,7 @@ from conformance.spec import Convolution
 from conformance.targets.base import Unsupported
 
 _REFUSAL = re.compile(
-    r"not implemented for"  # torch: "x" not implemented for 'Half'
+    r"not implemented (for|yet)"  # torch: "x" not implemented for 'Half'; older reference evaluators: groups
     r"|do(es)? not yet support|not supported on CPU|currently only supports"  # TensorFlow's kernels
     r"|not supported in conjunction"  # tf.nn.convolution: strides with dilations
     r"|Could not find an implementation|Dilation not supported for AutoPadType"  # onnxruntime
