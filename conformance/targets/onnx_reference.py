@@ -9,6 +9,7 @@ import numpy as np
 from conformance.spec import Convolution
 from conformance.targets.base import OpTarget, Tensors, Unsupported
 from conformance.targets.onnx_graph import NEWEST_OPSET, one_node_model
+from conformance.targets.reasons import refusals
 
 LIMIT = 2_000_000
 """Products that a case may have: 2 to 3 microseconds each at worst, in a ConvTranspose of one input channel."""
@@ -35,6 +36,7 @@ class OnnxReference(OpTarget):
             raise Unsupported(f"pure-Python evaluator: {case.products:,} products, more than {LIMIT:,}")
         weights = {name: array for name, array in tensors.items() if name != "input"}
         evaluator = self._onnx.reference.ReferenceEvaluator(one_node_model(case, weights, self.opset))
-        return cast(np.ndarray, evaluator.run(["output"], {"input": tensors["input"]})[0])
+        with refusals("onnx's reference evaluator"):
+            return cast(np.ndarray, evaluator.run(["output"], {"input": tensors["input"]})[0])
 
     conv_transpose = conv
