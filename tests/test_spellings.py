@@ -129,7 +129,7 @@ def test_a_kernel_below_the_stride_leaves_rows_to_be_added_at_the_end() -> None:
 def test_keras_same_crops_as_measured(
     kernel: int, stride: int, output_padding: int | None, size: int, crop: tuple[int, int]
 ) -> None:
-    """Four inputs; sizes and crops as Keras 3.15 gave them on its TensorFlow, PyTorch and JAX backends."""
+    """Four inputs; sizes and crops as Keras 3.15.1 gave them, on its PyTorch backend."""
     assert spell.keras_transposed_size(4, kernel, stride, "same", output_padding) == size
     assert spell.keras_transposed(4, kernel, stride, "same", output_padding) == crop
     assert len(kept(covered(4, kernel, stride), crop)) == size
@@ -240,7 +240,7 @@ def onnx_pads(small: int, extent: int, stride: int, added: int, size: int, auto_
 def test_onnx_splits_an_output_shape_as_measured(
     kernel: int, stride: int, added: int, size: int, auto_pad: spell.AutoPad, crop: tuple[int, int]
 ) -> None:
-    """Four inputs; the first rows are what ONNX Runtime 1.31 and the reference evaluator gave for ``[8, 8]``."""
+    """Four inputs; crops as ONNX Runtime 1.31 gave them."""
     assert spell.onnx_transposed_shape(4, kernel, stride, added, size, auto_pad) == crop
     assert len(kept(covered(4, kernel, stride), crop)) == size
 

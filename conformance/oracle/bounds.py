@@ -6,8 +6,8 @@ of summation in an arithmetic with unit roundoff ``u``, with or without fused mu
     |error| <= gamma_n A + n tiny,        gamma_n = n u / (1 - n u)
 
 (N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1 and 4.2; ``tiny`` accounts for
-underflow).  ``A = 0`` therefore demands exactly 0.  The bound is attained: legal outputs use 0.99 of it.  What it lets
-pass, the root mean square over all elements sees: errors of independent roundings grow with ``sqrt(n)`` only.
+underflow of products, also where subnormals are flushed).  ``A = 0`` demands exactly 0.  The bound is attained: legal
+outputs use 0.99 of it.  What it lets pass, the root mean square over all elements sees: errors of independent roundings grow with ``sqrt(n)`` only.
 
 An `Arithmetic` is a way of computing that gives such a bound.  The native ones, named like the dtypes, are what a
 target promises; the weaker ones serve to say what a target did instead.
@@ -56,14 +56,15 @@ class Arithmetic:
 def summation(name: str, format: Format, sums: Format, meaning: str) -> Arithmetic:
     """Sums in one format, rounded once to another at the end (or not at all if they are the same)."""
     u, u_out = sums.unit_roundoff, format.unit_roundoff if format != sums else 0.0
-    tiny = format.tiny
+    inside = sums.tiny if sums.precision >= SINGLE.precision else sums.subnormal
+    outside = format.tiny if format != sums else 0.0
 
     def bound(n: np.ndarray, a: np.ndarray, size: np.ndarray) -> np.ndarray:
-        largest: np.ndarray = u_out * size + (1 + u_out) * gamma(n, u) * a + n * tiny
+        largest: np.ndarray = u_out * size + (1 + u_out) ** 2 * gamma(n, u) * a + (a > 0) * (n * inside + outside)
         return largest
 
     def scale(n: np.ndarray, a: np.ndarray, size: np.ndarray) -> np.ndarray:
-        typical: np.ndarray = u_out * size + u * a * np.sqrt(n) + n * tiny
+        typical: np.ndarray = u_out * size + u * a * np.sqrt(n) + (a > 0) * (n * inside + outside)
         return typical
 
     return Arithmetic(name, format.name, meaning, bound, scale)
@@ -74,11 +75,11 @@ def rounded_operands(name: str, significant_bits: int, meaning: str) -> Arithmet
     u, tiny = 2.0**-significant_bits, SINGLE.tiny
 
     def bound(n: np.ndarray, a: np.ndarray, _: np.ndarray) -> np.ndarray:
-        largest: np.ndarray = ((1 + u) ** 2 * (1 + gamma(n, SINGLE.unit_roundoff)) - 1) * a + n * tiny
+        largest: np.ndarray = ((1 + u) ** 2 * (1 + gamma(n, SINGLE.unit_roundoff)) - 1) * a + (a > 0) * n * tiny
         return largest
 
     def scale(n: np.ndarray, a: np.ndarray, _: np.ndarray) -> np.ndarray:
-        typical: np.ndarray = 2 * u * a + n * tiny
+        typical: np.ndarray = 2 * u * a + (a > 0) * n * tiny
         return typical
 
     return Arithmetic(name, SINGLE.name, meaning, bound, scale)

@@ -93,7 +93,7 @@ def expect_edge(
         ):
             exact[where] = value
             outcomes[where] = outcome
-    return exact, Allowed(outcomes, _only_negative_zeros(x, w, apply, bias, exact))
+    return exact, Allowed(outcomes, _only_negative_zeros(x, w, apply, bias))
 
 
 def _expect_huge(
@@ -111,7 +111,7 @@ def _expect_huge(
     outcomes[up & down] |= NAN
     with np.errstate(over="ignore"):
         exact = np.where(np.abs(scaled) < overflow, scaled / SCALE, np.copysign(np.inf, scaled))
-    return exact, Allowed(outcomes, np.zeros(exact.shape, bool))
+    return exact, Allowed(outcomes, _only_negative_zeros(x, w, apply, bias))
 
 
 def _reached_by_infinity(x: np.ndarray, w: np.ndarray, apply: Apply, sign: float) -> np.ndarray:
@@ -121,12 +121,12 @@ def _reached_by_infinity(x: np.ndarray, w: np.ndarray, apply: Apply, sign: float
     return reached
 
 
-def _only_negative_zeros(x: np.ndarray, w: np.ndarray, apply: Apply, bias: np.ndarray, exact: np.ndarray) -> np.ndarray:
+def _only_negative_zeros(x: np.ndarray, w: np.ndarray, apply: Apply, bias: np.ndarray) -> np.ndarray:
     """Elements reached by no product other than -0, and by no bias other than -0 (which stands for none too)."""
-    other = np.zeros(exact.shape)
+    other: np.ndarray | int = 0
     for sign in (1.0, -1.0):
         reaches = ((x != 0) | (np.copysign(1.0, x) == sign)).astype(np.float64)
-        other += apply(reaches, (np.copysign(1.0, w) == sign).astype(np.float64))
+        other = other + apply(reaches, (np.copysign(1.0, w) == sign).astype(np.float64))
     only: np.ndarray = (other == 0) & (np.asarray(bias) == 0) & np.signbit(bias)
     return only
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from conformance.dtypes import FORMATS
 from conformance.oracle.bounds import Arithmetic, gamma
 
 BLOCK = 2**20
@@ -63,7 +64,7 @@ def usage(
             np.copyto(error, np.inf, where=np.isnan(error))
             size = np.abs(want)
             if without is not None:
-                size += np.abs(without[first : first + rows])
+                size += (1 + FORMATS[arithmetic.dtype].unit_roundoff) * np.abs(without[first : first + rows])
             limit = arithmetic.bound(n, a, size)
             if oracle_unit:
                 limit = limit + gamma(n, oracle_unit) * a

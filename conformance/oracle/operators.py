@@ -88,5 +88,5 @@ OPERATORS = {
 
 def precision_needed(magnitude: np.ndarray, unit: float) -> int:
     """Bits that the largest sum needs when all its terms are multiples of ``unit``."""
-    largest = float(magnitude.max(initial=0.0)) / unit
-    return math.ceil(math.log2(largest)) if largest > 0 else 0
+    largest = math.ceil(float(magnitude.max(initial=0.0)) / unit)
+    return (largest - 1).bit_length() if largest else 0
