@@ -21,9 +21,9 @@ FAILED = ("reduced", "deviates", "wrong_shape", "wrong_dtype", "error", "crash",
 NEUTRAL = ("unsupported", "ambiguous")
 VERDICTS = (*PASSED, *FAILED, *NEUTRAL)
 
-COARSEST = rounded_operands(
-    "coarsest", 7, "operands truncated to 8 bits, as far as it is worth looking for an explanation"
-)
+COARSEST = rounded_operands("coarsest", 7, "operands truncated to 8 bits")
+"""Beyond its bound it is not worth looking for a weaker arithmetic that explains a result."""
+
 NORMWISE = 64.0
 """How many times the componentwise bound of the largest element a Winograd or FFT result may be off anywhere."""
 
