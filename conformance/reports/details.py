@@ -84,11 +84,14 @@ def show_outcome(problem: Problem, target: str, outcome: Outcome, promised: str,
     for heading in ("element", "got", "expected", "error", "bound", "products", "A"):
         table.add_column(heading, no_wrap=True)
     n = np.broadcast_to(problem.products, problem.exact.shape)
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         error = np.abs(actual.astype(np.float64) - problem.exact)
         error[np.isnan(error)] = np.inf
+        error[actual == problem.exact] = 0.0
         bound = arithmetic.bound(n, problem.magnitude, np.abs(problem.exact))
-    for index in np.argsort(-error, axis=None, kind="stable")[:WORST]:
+        used = np.where(error > 0, error / bound, 0.0)
+        used[np.isnan(used)] = np.inf
+    for index in np.argsort(-used, axis=None, kind="stable")[:WORST]:
         at = np.unravel_index(index, error.shape)
         place = ",".join(str(int(i)) for i in at)
         values = (float(v[at]) for v in (actual, problem.exact, error, bound, n, problem.magnitude))
