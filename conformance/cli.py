@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -58,6 +59,12 @@ def _split_data(context: click.Context, parameter: click.Parameter, values: tupl
     )
 
 
+def _seconds(_: click.Context, __: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):
+        raise click.BadParameter(f"expected a number of seconds, got {value}")
+    return value
+
+
 def _targets(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--target",
@@ -88,7 +95,14 @@ def commands() -> None:
 @click.option("--profile", type=click.Choice(["quick", "full"]), default="quick", show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True, help="Workers.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads in each framework.")
-@click.option("--timeout", type=click.FloatRange(min=0.01), default=60.0, show_default=True, help="Seconds per case.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.01),
+    callback=_seconds,
+    default=60.0,
+    show_default=True,
+    help="Seconds per case.",
+)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the run file here.")
 @click.option("--resume", type=click.Path(path_type=Path, dir_okay=False), help="Go on with this run file.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the run as JSON too.")
@@ -126,7 +140,7 @@ def cases(suites: tuple[str, ...], schema: bool, profile: str) -> int:
 @_targets
 @click.option("--run", "run_path", type=click.Path(path_type=Path), help="The run file to read (the last run).")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--timeout", type=click.FloatRange(min=0.01), default=60.0, show_default=True)
+@click.option("--timeout", type=click.FloatRange(min=0.01), callback=_seconds, default=60.0, show_default=True)
 def show(case: str, **options: Any) -> int:
     """Show one case: what it says, what it means, what the last run made of it.
 

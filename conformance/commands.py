@@ -48,6 +48,8 @@ def run_command(
         missing = "\n".join(f"  {spec.name}: {spec.install}" for spec in known_targets().values())
         raise BadInput(f"no framework is installed; install at least one:\n{missing}")
     cases: list[Any] = load_cases(suites, profile)
+    if json_path is not None:
+        _check_writable(json_path)
     options = {"profile": profile, "suites": list(suites), "threads": threads, "timeout": timeout, "jobs": jobs}
     with _open_run(out, resume) as store:
         done = _done(store, threads)
@@ -83,6 +85,15 @@ def _run_all(
             store.append(record)
             bar.add(kind_of(record))
     store.note({"seconds": round(time.monotonic() - began, 3)})
+
+
+def _check_writable(path: Path) -> None:
+    """Raise BadInput now rather than after the run."""
+    try:
+        with path.open("a"):
+            pass
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _open_run(out: Path | None, resume: Path | None) -> RunFile:

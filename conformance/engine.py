@@ -13,13 +13,13 @@ import numpy as np
 
 import conformance
 from conformance.execution import LocalExecutor, Parcel, TargetSpec, Task
+from conformance.execution.registry import RESERVED as ORACLE
 from conformance.outcome import Outcome
 from conformance.problem import Problem, pose
 from conformance.runs import Record
-from conformance.spec import PUBLISHED, Case, Convolution
+from conformance.spec import Case, Convolution
 from conformance.verdict import Judgement, judge, judge_published
 
-ORACLE = "oracle"
 MAX_PROBLEMS = 64
 MAX_BYTES = 400 * 2**20
 BYTES_PER_ELEMENT = 24
@@ -73,12 +73,13 @@ def run(
     for case, kind in _wanted(cases, data):
         digest = case_digest(case)
         open_targets = [spec.name for spec in targets if (digest, spec.name, kind) not in done]
-        if not open_targets and (kind != PUBLISHED or (digest, ORACLE, kind) in done):
+        judge_oracle = _publishes(case) and (digest, ORACLE, kind) not in done
+        if not open_targets and not judge_oracle:
             continue
         while stream.full(case):
             yield from _collect(executor, stream, IDLE_SECONDS, waiting)
         problem = pose(case, kind, seed)
-        if _publishes(problem) and (digest, ORACLE, kind) not in done:
+        if judge_oracle:
             yield _record(problem, ORACLE, judge_published(problem), 0.0, digest)
         posed = _Posed(problem, Parcel(problem.tensors), digest)
         _submit(posed, open_targets, executor, stream)
@@ -89,7 +90,7 @@ def run(
 
 def count(cases: Iterable[Case], targets: Sequence[TargetSpec], data: Collection[str] = ()) -> int:
     """How many verdicts a run will have."""
-    return sum(len(targets) + (kind == PUBLISHED) for _, kind in _wanted(cases, data))
+    return sum(len(targets) + _publishes(case) for case, _ in _wanted(cases, data))
 
 
 def case_digest(case: Case) -> str:
@@ -100,6 +101,7 @@ def case_digest(case: Case) -> str:
     if case.vectors is not None:
         for _, tensor in sorted((case.vectors.tensors | case.vectors.expected).items()):  # type: ignore[operator]
             digest.update(np.ascontiguousarray(tensor).view(np.uint8).data)
+        digest.update(repr(case.vectors.decimals).encode())
     return digest.hexdigest()
 
 
@@ -126,8 +128,9 @@ def _wanted(cases: Iterable[Any], data: Collection[str]) -> Iterator[tuple[Any, 
                 yield case, kind
 
 
-def _publishes(problem: Problem) -> bool:
-    return problem.case.vectors is not None and "output" in problem.case.vectors.expected
+def _publishes(case: Case) -> bool:
+    """Whether a case says what must come out; such a case has no other data."""
+    return case.vectors is not None and "output" in case.vectors.expected
 
 
 def _submit(posed: _Posed, names: Sequence[str], executor: LocalExecutor, stream: _Stream) -> None:

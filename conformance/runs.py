@@ -70,11 +70,12 @@ class RunFile:
     @classmethod
     def create(cls, path: Path) -> RunFile:
         """A new run file.  Raises BadRunFile if the file exists or cannot be made."""
+        if os.path.lexists(path):
+            raise BadRunFile(f"{path}: exists already; go on with --resume {path}, or choose another name")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.parent.exists():
+                path.parent.mkdir(parents=True)
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-        except FileExistsError:
-            raise BadRunFile(f"{path}: exists already; go on with --resume {path}, or choose another name") from None
         except OSError as error:
             raise BadRunFile(f"{path}: cannot be written: {error.strerror}") from None
         run = cls(path, _connect(path))
@@ -88,7 +89,7 @@ class RunFile:
         """A run file that exists.  Raises BadRunFile if it is not one, is damaged, or is newer than this program."""
         if not path.is_file():
             raise BadRunFile(f"{path}: no such run file")
-        connection = _connect(path)
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
         try:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -101,9 +102,11 @@ class RunFile:
             connection.execute("SELECT key, value FROM meta LIMIT 1").fetchone()
         except sqlite3.Error as error:
             raise BadRunFile(f"{path}: not a run file, or damaged: {error}") from None
+        finally:
+            connection.close()
         if problem != "ok":
             raise BadRunFile(f"{path}: damaged: {' '.join(problem.split())[:200]}")
-        return cls(path, connection)
+        return cls(path, _connect(path))
 
     def __enter__(self) -> RunFile:
         return self
@@ -149,7 +152,8 @@ class RunFile:
 
 
 def _names() -> str:
-    return ", ".join(f'"{name}"' for name in _COLUMNS)
+    """The columns, in brackets: SQLite takes an unknown name in double quotes for a text."""
+    return ", ".join(f"[{name}]" for name in _COLUMNS)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -64,6 +64,12 @@ def judge(problem: Problem, outcome: Outcome, promised: str = "native") -> Judge
         )
     if outcome.kind != "returned":
         return Judgement(outcome.kind, arithmetic.name, message=outcome.message)
+    with np.errstate(all="ignore"):  # targets return anything
+        return _judge_readings(problem, outcome, arithmetic)
+
+
+def _judge_readings(problem: Problem, outcome: Outcome, arithmetic: Arithmetic) -> Judgement:
+    """The verdict, or ``ambiguous`` where the specification has several readings and this is one of them."""
     judgement = _judge_returned(problem, outcome, arithmetic)
     for name, axes in problem.case.readings:
         variant = judgement
@@ -146,8 +152,7 @@ def _weaker(problem: Problem, actual: np.ndarray, arithmetic: Arithmetic) -> tup
     inner = ARITHMETICS["float32"] if arithmetic.name == "float64" else arithmetic
     if _usage(problem, actual, COARSEST).bound <= 1:
         for reduction in reductions(problem.case.dtype):
-            with np.errstate(invalid="ignore", over="ignore"):  # float16 operands may be infinite
-                exact = operator.output(problem.case, reduction.apply(tensors))
+            exact = operator.output(problem.case, reduction.apply(tensors))
             if _usage(problem, actual, inner, exact).legal:
                 return reduction.arithmetic, f"computed as with {reduction}"
     if _is_winograd_like(problem, actual, arithmetic):
@@ -172,8 +177,7 @@ def _smallest_product(problem: Problem) -> float:
 def _judge_edge(problem: Problem, actual: np.ndarray, arithmetic: Arithmetic) -> Judgement:
     assert problem.allowed is not None
     wrong = _edge_violations(problem, actual)
-    with np.errstate(invalid="ignore", over="ignore"):
-        error = np.abs(actual.astype(np.float64) - problem.exact)
+    error = np.abs(actual.astype(np.float64) - problem.exact)
     largest = float(error.max(initial=0.0, where=np.isfinite(error)))
     if not wrong.any():
         return Judgement("exact", arithmetic.name, largest, 0.0, 0.0)

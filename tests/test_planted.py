@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -106,9 +107,12 @@ def test_most_cases_see_a_mistake_that_no_shape_betrays(catalogue: Catalogue) ->
 
 @pytest.mark.parametrize("suite", ["asymmetric", "edge", "dumoulin-visin", "spellings", "published"])
 def test_the_definition_passes_in_every_case(suite: str) -> None:
-    records = [r for r in judged(load_cases([suite]), [target()]) if r.target == "correct"]
+    """Where the specification is open, it is one of the readings; nowhere else."""
+    cases: dict[str, Any] = {case.id: case for case in load_cases([suite])}
+    records = [r for r in judged(cases.values(), [target()]) if r.target == "correct"]
     assert len(records) > 50
-    assert [r for r in records if r.verdict not in PASSED] == []
+    for record in records:
+        assert record.verdict in (("ambiguous",) if cases[record.case].readings else PASSED), record
 
 
 def test_the_definition_passes_in_every_format(tmp_path: Path) -> None:

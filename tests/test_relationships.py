@@ -189,32 +189,62 @@ def test_check_relationship_accepts_exactly_the_convolutions_that_the_guide_spea
             assert stated, convolution
 
 
+REQUIRED = {
+    1: ("p = 0", "s = 1", "d = 1"),
+    2: ("s = 1", "d = 1"),
+    3: ("k odd", "p = floor(k / 2)", "s = 1", "d = 1"),
+    4: ("p = k - 1", "s = 1", "d = 1"),
+    5: ("p = 0", "d = 1"),
+    6: ("d = 1",),
+    7: ("p = 0", "d = 1"),
+    8: ("p = 0", "s = 1", "d = 1", "a = 0"),
+    9: ("s = 1", "d = 1", "a = 0"),
+    10: ("k odd", "p = floor(k / 2)", "s = 1", "d = 1", "a = 0"),
+    11: ("p = k - 1", "s = 1", "d = 1", "a = 0"),
+    12: ("p = 0", "d = 1", "a = 0"),
+    13: ("d = 1", "a = 0"),
+    14: ("0 <= a < s", "d = 1"),
+    15: (),
+}
+
+VIOLATIONS = {
+    "p = 0": {"p": 1},
+    "s = 1": {"s": 2},
+    "d = 1": {"d": 2},
+    "a = 0": {"a": 1},
+    "k odd": {"k": 4, "p": 2},
+    "p = floor(k / 2)": {"p": 2},
+    "p = k - 1": {"p": 1},
+    "0 <= a < s": {"a": 1},
+}
+
+
+def an_instance(number: int) -> Quantities:
+    """Five elements, kernel 3, unit strides, and the padding that the relationship speaks of."""
+    padding = {3: 1, 10: 1, 4: 2, 11: 2}.get(number, 0)
+    return Quantities(5, 3, p=padding)
+
+
+@pytest.mark.parametrize("number", sorted(RELATIONSHIPS))
+def test_the_conditions_are_those_of_the_guide(number: int) -> None:
+    assert tuple(text for text, _ in RELATIONSHIPS[number].conditions) == REQUIRED[number]
+    quantities = an_instance(number)
+    check_relationship(number, number in TRANSPOSED, quantities, RELATIONSHIPS[number].output(quantities))
+
+
 @pytest.mark.parametrize(
-    ("number", "quantities", "output", "requirement"),
-    [
-        (1, Quantities(5, 3, p=1), 5, "p = 0, got i=5 k=3 s=1 p=1 d=1 a=0"),
-        (1, Quantities(5, 3, s=2), 2, "s = 1, got i=5 k=3 s=2 p=0 d=1 a=0"),
-        (2, Quantities(5, 3, s=2, p=1), 3, "s = 1, got i=5 k=3 s=2 p=1 d=1 a=0"),
-        (3, Quantities(5, 4, p=2), 6, "k odd, got i=5 k=4 s=1 p=2 d=1 a=0"),
-        (3, Quantities(5, 3, p=2), 7, "p = floor(k / 2), got i=5 k=3 s=1 p=2 d=1 a=0"),
-        (4, Quantities(5, 3, p=1), 5, "p = k - 1, got i=5 k=3 s=1 p=1 d=1 a=0"),
-        (5, Quantities(5, 3, s=2, p=1), 3, "p = 0, got i=5 k=3 s=2 p=1 d=1 a=0"),
-        (6, Quantities(7, 3, d=2), 3, "d = 1, got i=7 k=3 s=1 p=0 d=2 a=0"),
-        (7, Quantities(5, 3, s=2, p=1), 3, "p = 0, got i=5 k=3 s=2 p=1 d=1 a=0"),
-        (8, Quantities(2, 3, p=1), 2, "p = 0, got i=2 k=3 s=1 p=1 d=1 a=0"),
-        (9, Quantities(2, 3, s=2, p=1), 3, "s = 1, got i=2 k=3 s=2 p=1 d=1 a=0"),
-        (10, Quantities(2, 2, p=1), 1, "k odd, got i=2 k=2 s=1 p=1 d=1 a=0"),
-        (11, Quantities(5, 3), 7, "p = k - 1, got i=5 k=3 s=1 p=0 d=1 a=0"),
-        (12, Quantities(2, 3, s=2, a=1), 6, "a = 0, got i=2 k=3 s=2 p=0 d=1 a=1"),
-        (13, Quantities(3, 3, s=2, p=1, a=1), 6, "a = 0, got i=3 k=3 s=2 p=1 d=1 a=1"),
-        (13, Quantities(3, 3, s=2, p=1, d=2), 7, "d = 1, got i=3 k=3 s=2 p=1 d=2 a=0"),
-        (14, Quantities(3, 3, s=2, p=1, a=2), 7, "0 <= a < s, got i=3 k=3 s=2 p=1 d=1 a=2"),
-        (14, Quantities(3, 3, s=2, p=1, a=-1), 4, "0 <= a < s, got i=3 k=3 s=2 p=1 d=1 a=-1"),
-    ],
+    ("number", "required"), [(number, text) for number, texts in REQUIRED.items() for text in texts]
 )
-def test_a_violated_condition_is_named(number: int, quantities: Quantities, output: int, requirement: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(f'relationship {number} requires {requirement}')}$"):
-        check_relationship(number, number in TRANSPOSED, quantities, output)
+def test_a_violated_condition_is_named(number: int, required: str) -> None:
+    q = replace(an_instance(number), **VIOLATIONS[required])
+    told = f"relationship {number} requires {required}, got i={q.i} k={q.k} s={q.s} p={q.p} d={q.d} a={q.a}"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        check_relationship(number, number in TRANSPOSED, q, RELATIONSHIPS[number].output(q))
+
+
+def test_negative_rows_cannot_be_added() -> None:
+    with pytest.raises(ValueError, match=r"^relationship 14 requires 0 <= a < s, got i=3 k=3 s=2 p=1 d=1 a=-1$"):
+        check_relationship(14, True, Quantities(3, 3, s=2, p=1, a=-1), 4)
 
 
 def test_a_relationship_of_the_other_kind_is_refused() -> None:

@@ -430,15 +430,27 @@ def test_a_winograd_algorithm_is_named() -> None:
     pytest.fail("the algorithm never rounded")
 
 
+LONG = make("t/long", in_channels=64, out_channels=2, input=[6, 6], kernel=3)
+"""So many products that the bound of their sum is wider than a single one of them."""
+
+
 def test_rounding_noise_is_winograd_like_and_a_lost_product_is_not() -> None:
-    problem = pose(MANY, "rounding")
-    largest = problem.magnitude.max()
-    rng = np.random.default_rng(0)
-    noise = rng.choice([-1.0, 1.0], problem.exact.shape) * largest * problem.products.max() * 2.0**-24
-    assert judged(problem, problem.exact + 4 * noise).arithmetic == "winograd-like"
-    lost = problem.exact.copy()
-    lost[0, 0, 3, 3] += largest / problem.products.max()
-    assert judged(problem, lost).verdict == "deviates"
+    for case in (MANY, LONG):
+        problem = pose(case, "rounding")
+        largest, most = problem.magnitude.max(), problem.products.max()
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], problem.exact.shape)
+        noise = signs * largest * min(4 * most * 2.0**-24, 0.1 / most)
+        assert judged(problem, problem.exact + noise).arithmetic == "winograd-like"
+        lost = problem.exact.copy()
+        lost[0, 0, 3, 3] += largest / most
+        assert judged(problem, lost).verdict == "deviates"
+
+
+def test_where_many_products_meet_only_the_statistical_gate_sees_tf32() -> None:
+    problem = pose(make("t/sums", in_channels=1000, out_channels=2, input=[20], kernel=1), "rounding")
+    judgement = judged(problem, REDUCTIONS["tf32 to nearest"].result(problem))
+    assert (judgement.bound_usage or 9) < 1 < (judgement.rms_usage or 0)
+    assert (judgement.verdict, judgement.arithmetic) == ("reduced", "tf32")
 
 
 # ---- Mistakes of shape-preserving kinds never pass ----

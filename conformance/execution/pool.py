@@ -1,40 +1,43 @@
-"""Worker processes: one or more per framework, started once, fed over pipes, replaced when they die.
+"""Worker processes: one or more per framework, started once, fed over sockets, replaced when they die.
 
-Each worker has a pipe of its own and nothing is shared between workers, so that one that is killed at any moment, even
-half-way through sending an answer, is seen as the end of its pipe and costs one outcome.  (Pools that share a queue and
-its locks between workers were tried, pebble among them: a worker killed while it sends leaves them waiting for ever.)
-
-The parent is a single thread that never waits for a worker that may wait for it: a worker is sent more than it is
-working on only if that fits into the pipe's buffer.
+Each worker has a socket of its own and nothing is shared between workers, so that one that is killed at any moment,
+even half-way through sending an answer, is seen as the end of its messages and costs one outcome.  (Pools whose workers
+share a queue and its locks were tried, pebble among them: a worker killed while it sends leaves the others waiting for
+ever.)  The parent is a single thread and never waits for one worker in particular.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
+import selectors
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import connection
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 from conformance.execution import worker
+from conformance.execution.channel import Channel, pack
 from conformance.execution.registry import TargetSpec
 from conformance.execution.transfer import Payload
-from conformance.outcome import Outcome
+from conformance.outcome import Kind, Outcome
 from conformance.spec import Case
 from conformance.targets.reasons import quiet
 
 STARTUP_SECONDS = 300.0
 STARTUP_TRIES = 2
-PIPE_BYTES = 2**15  # half of Linux's pipe buffer
+AHEAD_BYTES = 2**15
+"""How much is sent to a worker beyond the task that it is at, so that it need not wait for the next."""
 LOG_BYTES = 2000
 
 
@@ -55,17 +58,17 @@ Packed = tuple[Task, memoryview]
 @dataclass(eq=False)
 class _Worker:
     process: SpawnProcess
-    pipe: connection.Connection
+    channel: Channel
     since: float
     ready: bool = False
     sent: deque[Packed] = field(default_factory=deque)
 
     @property
     def room(self) -> int:
-        """Bytes that can be sent without waiting; any number if it is idle and so reads at once."""
+        """Bytes that may be sent now; any number if it is idle."""
         if not self.ready:
             return 0
-        return PIPE_BYTES - sum(len(data) for _, data in self.sent) if self.sent else 2**62
+        return AHEAD_BYTES - sum(len(data) for _, data in self.sent) if self.sent else 2**62
 
 
 @dataclass(eq=False)
@@ -91,15 +94,21 @@ class LocalExecutor:
         self.threads = threads
         self.descriptions: dict[str, dict[str, str]] = {}
         self._context = multiprocessing.get_context("spawn")
+        resource_tracker.ensure_running()  # starting it with the first worker would let Ctrl-C through to that one
         self._folder = tempfile.mkdtemp(prefix="conformance-")
+        self._selector = selectors.DefaultSelector()
         self._groups: dict[str, _Group] = {}
         for spec in specs:
             self._groups.setdefault(spec.framework, _Group([])).specs.append(spec)
         self._group_of = {spec.name: group for group in self._groups.values() for spec in group.specs}
         each = max(jobs // max(len(self._groups), 1), 1)
-        for group in self._groups.values():
-            for _ in range(each):
-                self._start(group)
+        try:
+            for group in self._groups.values():
+                for _ in range(each):
+                    self._start(group)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> LocalExecutor:
         return self
@@ -109,13 +118,15 @@ class LocalExecutor:
 
     def close(self) -> None:
         """End all workers, whatever they are doing."""
+        workers = [w for group in self._groups.values() for w in group.workers]
+        for w in workers:
+            w.process.kill()
+        for w in workers:
+            w.process.join()
+            w.channel.close()
         for group in self._groups.values():
-            for w in group.workers:
-                w.process.kill()
-            for w in group.workers:
-                w.process.join()
-                w.pipe.close()
             group.workers.clear()
+        self._selector.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
@@ -125,31 +136,43 @@ class LocalExecutor:
 
     def submit(self, task: Task) -> None:
         """Queue a task; `poll` returns its outcome later."""
-        data = ForkingPickler.dumps((task.target, task.case, task.payload))
         group = self._group_of[task.target]
-        group.waiting.append((task, memoryview(data)))
+        group.waiting.append((task, pack((task.target, task.case, task.payload))))
         self._feed(group)
 
     def poll(self, timeout: float) -> list[Answer]:
         """Outcomes that have come, waiting at most ``timeout`` seconds for the first."""
         answers: list[Answer] = []
-        pipes = {w.pipe: (group, w) for group in self._groups.values() for w in group.workers}
-        for pipe in connection.wait(list(pipes), timeout):
-            answers += self._receive(*pipes[pipe])  # type: ignore[index]
+        for key, events in self._selector.select(timeout):
+            group, w = key.data
+            if events & selectors.EVENT_WRITE:
+                w.channel.flush()
+            if events & selectors.EVENT_READ:
+                answers += self._receive(group, w)
         for group in self._groups.values():
             for w in list(group.workers):
                 answers += self._check_deadline(group, w)
             answers += self._refuse(group)
             self._feed(group)
+            for w in group.workers:
+                self._watch(group, w)
         return answers
 
     def _start(self, group: _Group) -> None:
-        ours, theirs = self._context.Pipe()
+        ours, theirs = socket.socketpair()
         arguments = (theirs, group.specs, self.threads, self._folder)
         process = self._context.Process(target=worker.serve, args=arguments, daemon=True)
-        process.start()
-        theirs.close()
-        group.workers.append(_Worker(process, ours, time.monotonic()))
+        with theirs, _without_interrupts():
+            process.start()
+        w = _Worker(process, Channel(ours), time.monotonic())
+        group.workers.append(w)
+        self._selector.register(w.channel, selectors.EVENT_READ, (group, w))
+
+    def _watch(self, group: _Group, w: _Worker) -> None:
+        """Ask to be told when a worker can take what it has not been sent yet."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if w.channel.unsent else 0)
+        if self._selector.get_key(w.channel).events != events:
+            self._selector.modify(w.channel, events, (group, w))
 
     def _feed(self, group: _Group) -> None:
         """Hand waiting tasks to workers that have room, the one with most room first."""
@@ -162,64 +185,70 @@ class LocalExecutor:
                 free.since = time.monotonic()
             group.waiting.popleft()
             free.sent.append((task, data))
-            try:
-                free.pipe.send_bytes(data)
-            except OSError:
-                return  # it is dead; its pipe's end tells so
+            free.channel.send(data)
+            self._watch(group, free)
 
     def _receive(self, group: _Group, w: _Worker) -> Sequence[Answer]:
         try:
-            message = w.pipe.recv()
-        except (EOFError, OSError, pickle.UnpicklingError):
-            return self._bury(group, w, "crash", "")
-        w.since = time.monotonic()
-        if not w.ready:
-            w.ready = True
-            group.failed_starts = 0
-            self.descriptions.update(message)
-            return ()
-        task, _ = w.sent.popleft()
-        return [(task, message)]
+            messages = w.channel.receive()
+        except (EOFError, pickle.UnpicklingError):
+            return self._bury(group, w, "crash")
+        answers = []
+        for message in messages:
+            w.since = time.monotonic()
+            if w.ready:
+                task, _ = w.sent.popleft()
+                answers.append((task, message))
+            else:
+                self._welcome(group, w, message)
+        return answers
+
+    def _welcome(self, group: _Group, w: _Worker, descriptions: dict[str, dict[str, str]]) -> None:
+        w.ready = True
+        group.failed_starts = 0
+        self.descriptions.update(descriptions)
 
     def _check_deadline(self, group: _Group, w: _Worker) -> Sequence[Answer]:
         elapsed = time.monotonic() - w.since
         if not w.ready and elapsed > STARTUP_SECONDS:
-            return self._bury(group, w, "timeout", f"no worker after {STARTUP_SECONDS:g} s; ")
-        if w.sent and elapsed > self.timeout and not w.pipe.poll():
-            return self._bury(group, w, "timeout", f"no answer within {self.timeout:g} s; ")
+            return self._bury(group, w, "timeout", f"no worker after {STARTUP_SECONDS:g} s")
+        if w.sent and elapsed > self.timeout:
+            return self._bury(group, w, "timeout", f"no answer within {self.timeout:g} s")
+        if not w.process.is_alive():  # its children may keep the socket open
+            return [*self._last_messages(w), *self._bury(group, w, "crash")]
         return ()
 
-    def _bury(self, group: _Group, w: _Worker, kind: str, why: str) -> Sequence[Answer]:
+    def _last_messages(self, w: _Worker) -> Iterator[Answer]:
+        """Answers that a worker sent before it died."""
+        with contextlib.suppress(EOFError, pickle.UnpicklingError):
+            for message in w.channel.receive() if w.ready else ():
+                task, _ = w.sent.popleft()
+                yield task, message
+
+    def _bury(self, group: _Group, w: _Worker, kind: Kind, why: str = "") -> Sequence[Answer]:
         """Replace a worker; the task it was at gets its outcome, those behind it go to another worker."""
-        pid = w.process.pid
-        if kind == "timeout":
-            w.process.kill()
-        w.process.join(5)
-        if w.process.exitcode is None:
-            w.process.kill()
-            w.process.join()
-        if kind == "crash":
-            why = f"{_how(w.process.exitcode)}; "
-        w.pipe.close()
+        self._selector.unregister(w.channel)
+        w.channel.close()
         group.workers.remove(w)
-        outcome = Outcome(kind, message=(why + self._last_words(pid)).removesuffix("; "))  # type: ignore[arg-type]
+        w.process.join(0 if kind == "timeout" else 1)
+        w.process.kill()
+        w.process.join()
+        told = filter(None, (why or _how(w.process.exitcode), self._last_words(w.process.pid)))
+        outcome = Outcome(kind, message="; ".join(told))
+        answers: list[Answer] = []
         if w.sent:
-            task, _ = w.sent.popleft()
-            answers = [(task, outcome)]
+            answers.append((w.sent.popleft()[0], outcome))
             group.waiting.extendleft(reversed(w.sent))
-        else:
-            answers = []
-        if not w.ready:
-            group.failed_starts += 1
-        if group.failed_starts >= STARTUP_TRIES:
-            group.broken = Outcome(outcome.kind, message=f"the worker did not start: {outcome.message}")
-        else:
+        group.failed_starts += not w.ready
+        if group.failed_starts < STARTUP_TRIES:
             self._start(group)
+        elif not group.workers:
+            group.broken = Outcome(outcome.kind, message=f"the worker did not start: {outcome.message}")
         return answers
 
     def _refuse(self, group: _Group) -> list[Answer]:
         """The answers to tasks of a framework whose workers do not start."""
-        if group.broken is None or any(w.ready for w in group.workers):
+        if group.broken is None:
             return []
         refused = [(task, group.broken) for task, _ in group.waiting]
         group.waiting.clear()
@@ -238,6 +267,20 @@ class LocalExecutor:
             return ""
         said = [words for line in lines if (words := quiet(line))]
         return said[-1][-300:] if said else ""
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Start a process that Ctrl-C does not reach: it is for the parent to end its workers."""
+    mask: Any = getattr(signal, "pthread_sigmask", None)
+    if mask is None:
+        yield
+        return
+    before = mask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        mask(signal.SIG_SETMASK, before)
 
 
 def _how(exitcode: int | None) -> str:

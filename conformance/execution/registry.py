@@ -12,6 +12,8 @@ from pathlib import Path
 from conformance.errors import UnknownTarget
 
 ENTRY_POINTS = "conformance.targets"
+RESERVED = "oracle"
+"""The name under which the oracle itself is judged on published results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,10 @@ def find_targets(names: Iterable[str]) -> list[TargetSpec]:
     wanted = list(dict.fromkeys(names))
     if not wanted:
         return [spec for spec in known.values() if not spec.missing]
-    found = {spec.name: spec for spec in (_find(name, known) for name in wanted)}
+    found: dict[str, TargetSpec] = {}
+    for spec in (_find(name, known) for name in wanted):
+        if found.setdefault(spec.name, spec) != spec or spec.name == RESERVED:
+            raise UnknownTarget(f"{spec.source}: there is a target named {spec.name} already; rename the file")
     return list(found.values())
 
 

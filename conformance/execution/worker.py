@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import inspect
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from conformance.execution import channel
 from conformance.execution.registry import TargetSpec
 from conformance.execution.transfer import Payload, unpack
 from conformance.outcome import Outcome
@@ -27,27 +30,28 @@ from conformance.targets.reasons import quiet
 
 MAX_RESULT_BYTES = 4 * 2**30
 MAX_MESSAGE = 500
+PR_SET_PDEATHSIG = 1
 
 
-def serve(pipe: connection.Connection, specs: Sequence[TargetSpec], threads: int, folder: str) -> None:
+def serve(end: socket.socket, specs: Sequence[TargetSpec], threads: int, folder: str) -> None:
     """The life of a worker: make the targets, say what they are, then answer one task after another.
 
     Everything that frameworks print goes to ``folder/<pid>.log``, which holds the current case's output only.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _die_with_parent()
     log = _redirect_output(Path(folder) / f"{os.getpid()}.log")
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)
     targets = {spec.name: load(spec, threads) for spec in specs}
-    pipe.send({name: describe(target) for name, target in targets.items()})
+    channel.send(end, {name: describe(target) for name, target in targets.items()})
     while True:
         try:
-            name, case, payload = pipe.recv()
-        except EOFError:
+            name, case, payload = channel.receive(end)
+        except (EOFError, OSError):
             return
         os.ftruncate(log, 0)
-        pipe.send(run(targets[name], case, payload))
+        outcome = run(targets[name], case, payload)
+        channel.send(end, outcome)
 
 
 def load(spec: TargetSpec, threads: int) -> Target | str:
@@ -111,20 +115,24 @@ def _arrays(returned: Any) -> dict[str, np.ndarray]:
     """Check what a target returned: a mapping of names to numeric arrays of a size that can be brought back."""
     if not isinstance(returned, Mapping):
         raise TypeError(f"expected a mapping of names to arrays, the target returned {type(returned).__name__}")
-    arrays = {str(name): np.ascontiguousarray(value) for name, value in returned.items()}
+    arrays = {str(name): np.asarray(value) for name, value in returned.items()}
     for name, array in arrays.items():
         if array.dtype.hasobject or array.dtype.kind in "USMm":
             raise TypeError(f"expected numbers, {name} holds {array.dtype}")
     if (size := sum(array.nbytes for array in arrays.values())) > MAX_RESULT_BYTES:
         raise MemoryError(f"the target returned {size:,} bytes")
-    return arrays
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def describe_error(error: BaseException) -> str:
     """Type, first lines and place of an error, on one line."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {_short(str(error))}{place}"
+    try:
+        said = str(error)
+    except Exception:
+        said = "cannot say what is wrong"
+    return f"{type(error).__name__}: {_short(said)}{place}"
 
 
 def _short(text: str) -> str:
@@ -151,6 +159,13 @@ def _redirect_output(path: Path) -> int:
 
 
 def _die_with_parent() -> None:
+    """End with the parent, however it ends and whatever this process is doing then."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+    if sys.platform == "linux":  # also while a target holds the interpreter
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _wait_for_parent() -> None:
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import ml_dtypes
 import numpy as np
@@ -30,14 +31,17 @@ class Reduction:
         return {name: self.round(t) if name in self.operands else t for name, t in tensors.items()}
 
 
-def _keep(bits: int, nearest: bool) -> Round:
-    """Keep ``bits`` significant bits of float32: round to nearest even, or truncate as some tensor cores do."""
+def _keep(bits: int, ties: Literal["even", "away"] | None) -> Round:
+    """Keep ``bits`` significant bits of float32: to nearest, or truncated (None) as some tensor cores do."""
     drop = np.uint32(24 - bits)
+    half = np.uint32(1 << (24 - bits - 1))
 
     def round(x: np.ndarray) -> np.ndarray:
         raw = np.ascontiguousarray(x, np.float32).view(np.uint32)
-        if nearest:
-            raw = raw + (np.uint32((1 << (int(drop) - 1)) - 1) + ((raw >> drop) & np.uint32(1)))
+        if ties == "away":
+            raw = raw + half
+        elif ties == "even":
+            raw = raw + (half - np.uint32(1)) + ((raw >> drop) & np.uint32(1))
         return ((raw >> drop) << drop).view(np.float32)
 
     return round
@@ -53,11 +57,12 @@ def _through(dtype: type[np.generic]) -> Round:
 
 _ROUNDINGS: dict[str, tuple[tuple[str, Round], ...]] = {
     "float32": (
-        ("tf32", _keep(11, nearest=True)),
-        ("tf32", _keep(11, nearest=False)),
+        ("tf32", _keep(11, "even")),
+        ("tf32", _keep(11, "away")),
+        ("tf32", _keep(11, None)),
         ("float16-operands", _through(np.float16)),
         ("bfloat16-operands", _through(ml_dtypes.bfloat16)),
-        ("bfloat16-operands", _keep(8, nearest=False)),
+        ("bfloat16-operands", _keep(8, None)),
     ),
     "float64": (("float32", _through(np.float32)),),
     "float16": (("bfloat16-operands", _through(ml_dtypes.bfloat16)),),
