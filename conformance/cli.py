@@ -30,7 +30,7 @@ def main() -> None:
         click.echo(str(error), err=True)
         code = 2
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; what was judged is in the run file", err=True)
+        click.echo("interrupted", err=True)
         code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -57,6 +57,9 @@ def run_command(
         executor = LocalExecutor(specs, jobs=jobs, threads=threads, timeout=timeout)
         try:
             _run_all(cases, specs, executor, data, done, store)
+        except KeyboardInterrupt:
+            click.echo(f"go on with: conformance run --resume {store.path}", err=True)
+            raise
         finally:
             executor.close()
             store.note({"settings": executor.descriptions})

@@ -42,14 +42,23 @@ class _Posed:
 class _Stream:
     """What is under way, bounded in number and in bytes."""
 
-    problems: int = 0
+    posed: set[_Posed] = field(default_factory=set)
     nbytes: int = 0
     descriptions: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def full(self, case: Case) -> bool:
         """Whether another case has to wait; one alone may be as large as it likes."""
         coming = case.elements * BYTES_PER_ELEMENT
-        return self.problems > 0 and (self.problems >= MAX_PROBLEMS or self.nbytes + coming > MAX_BYTES)
+        return len(self.posed) > 0 and (len(self.posed) >= MAX_PROBLEMS or self.nbytes + coming > MAX_BYTES)
+
+    def add(self, posed: _Posed) -> None:
+        self.posed.add(posed)
+        self.nbytes += posed.problem.nbytes
+
+    def close(self, posed: _Posed) -> None:
+        self.posed.remove(posed)
+        self.nbytes -= posed.problem.nbytes
+        posed.parcel.close()
 
 
 def run(
@@ -70,22 +79,26 @@ def run(
     target name ``oracle``.
     """
     stream = _Stream(descriptions=executor.descriptions)
-    for case, kind in _wanted(cases, data):
-        digest = case_digest(case)
-        open_targets = [spec.name for spec in targets if (digest, spec.name, kind) not in done]
-        judge_oracle = _publishes(case) and (digest, ORACLE, kind) not in done
-        if not open_targets and not judge_oracle:
-            continue
-        while stream.full(case):
+    try:
+        for case, kind in _wanted(cases, data):
+            digest = case_digest(case)
+            open_targets = [spec.name for spec in targets if (digest, spec.name, kind) not in done]
+            judge_oracle = _publishes(case) and (digest, ORACLE, kind) not in done
+            if not open_targets and not judge_oracle:
+                continue
+            while stream.full(case):
+                yield from _collect(executor, stream, IDLE_SECONDS, waiting)
+            problem = pose(case, kind, seed)
+            if judge_oracle:
+                yield _record(problem, ORACLE, judge_published(problem), 0.0, digest)
+            posed = _Posed(problem, Parcel(problem.tensors), digest)
+            _submit(posed, open_targets, executor, stream)
+            yield from _collect(executor, stream, 0.0)
+        while stream.posed:
             yield from _collect(executor, stream, IDLE_SECONDS, waiting)
-        problem = pose(case, kind, seed)
-        if judge_oracle:
-            yield _record(problem, ORACLE, judge_published(problem), 0.0, digest)
-        posed = _Posed(problem, Parcel(problem.tensors), digest)
-        _submit(posed, open_targets, executor, stream)
-        yield from _collect(executor, stream, 0.0)
-    while stream.problems:
-        yield from _collect(executor, stream, IDLE_SECONDS, waiting)
+    finally:
+        for posed in list(stream.posed):
+            stream.close(posed)
 
 
 def count(cases: Iterable[Case], targets: Sequence[TargetSpec], data: Collection[str] = ()) -> int:
@@ -138,12 +151,11 @@ def _submit(posed: _Posed, names: Sequence[str], executor: LocalExecutor, stream
     if case.vectors is not None:
         case = replace(case, vectors=None)
     posed.open = len(names)
-    stream.problems += 1
-    stream.nbytes += posed.problem.nbytes
+    stream.add(posed)
     for name in names:
         executor.submit(Task(name, case, posed.parcel.payload, posed))
     if not names:
-        _close(posed, stream)
+        stream.close(posed)
 
 
 def _collect(
@@ -159,19 +171,13 @@ def _collect(
         yield _judged(posed, task.target, outcome, stream)
         posed.open -= 1
         if not posed.open:
-            _close(posed, stream)
+            stream.close(posed)
 
 
 def _judged(posed: _Posed, target: str, outcome: Outcome, stream: _Stream) -> Record:
     promised = stream.descriptions.get(target, {}).get("arithmetic", "native")
     judgement = judge(posed.problem, outcome, promised)
     return _record(posed.problem, target, judgement, outcome.seconds, posed.digest)
-
-
-def _close(posed: _Posed, stream: _Stream) -> None:
-    posed.parcel.close()
-    stream.problems -= 1
-    stream.nbytes -= posed.problem.nbytes
 
 
 def _record(problem: Problem, target: str, judgement: Judgement, seconds: float, digest: str) -> Record:

@@ -35,12 +35,18 @@ class Problem:
         return f"{self.file}:{self.line}: {self.key + ': ' if self.key else ''}{self.message}"
 
 
+MOST_TOLD = 200
+
+
 class SpecError(BadInput):
     """A suite file that cannot be used; ``problems`` holds all that is wrong with it."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(sorted(set(problems)))
-        super().__init__("\n".join(map(str, self.problems)))
+        told = [str(problem) for problem in self.problems[:MOST_TOLD]]
+        if len(self.problems) > MOST_TOLD:
+            told.append(f"... and {len(self.problems) - MOST_TOLD} more")
+        super().__init__("\n".join(told))
 
 
 class BadRunFile(BadInput):

@@ -67,6 +67,8 @@ class Problem:
     def read_as(self, axes: tuple[Axis, ...]) -> Problem:
         """The same numbers where the case means other axes."""
         case = replace(self.case, axes=axes, readings=())
+        if self.allowed is not None:
+            return _edge_problem(case, self.data, self.tensors)
         exact = OPERATORS[case.op].output(case, self.tensors)
         return Problem(case, self.data, self.tensors, exact, rounded_by_oracle=self.rounded_by_oracle)
 
@@ -89,10 +91,9 @@ def pose(case: Convolution, data: str, seed: int = 0) -> Problem:
     layout = operator.layout(case, phase=int(rng.integers(2)))
     if data in EDGE_KINDS:
         drawn = draw_edge(data, layout, FORMATS[case.dtype], rng)
-        tensors = {name: tensor.astype(FORMATS[case.dtype].dtype) for name, tensor in drawn.items()}
-        bias = bias_of(case, drawn)
-        exact, allowed = expect_edge(data, drawn, lambda x, w: operator.apply(case, x, w), bias, FORMATS[case.dtype])
-        return Problem(case, data, tensors, exact, allowed)
+        return _edge_problem(
+            case, data, {name: tensor.astype(FORMATS[case.dtype].dtype) for name, tensor in drawn.items()}
+        )
     if data == "rounding":
         return _checked(case, data, operator, draw_rounding(layout, FORMATS[case.dtype], rng), ORACLE_PRECISION)
     precision = FORMATS[case.dtype].precision
@@ -103,6 +104,14 @@ def pose(case: Convolution, data: str, seed: int = 0) -> Problem:
             if attempt == MAX_ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")
+
+
+def _edge_problem(case: Convolution, data: str, tensors: Tensors) -> Problem:
+    wide = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+    bias = bias_of(case, wide)
+    apply = OPERATORS[case.op].apply
+    exact, allowed = expect_edge(data, wide, lambda x, w: apply(case, x, w), bias, FORMATS[case.dtype])
+    return Problem(case, data, tensors, exact, allowed)
 
 
 def _checked(case: Convolution, data: str, operator: Linear, drawn: Drawn, precision: int) -> Problem:

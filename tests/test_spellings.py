@@ -303,6 +303,54 @@ def test_onnx_same_makes_stride_rows_for_each_input_also_where_the_kernel_is_sma
             assert len(kept(rows, crop)) == small * stride
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "added", "size", "auto_pad", "readings"),
+    [
+        (1, 2, 0, None, "SAME_UPPER", [(-1, 0), (0, -1), (0, -1), (0, 0)]),
+        (1, 2, 0, None, "SAME_LOWER", [(0, -1), (-1, 0), (0, -1), (0, 0)]),
+        (1, 3, 0, None, "SAME_UPPER", [(-1, -1), (0, -2), (0, 0)]),
+        (1, 3, 1, None, "SAME_UPPER", [(-1, -1), (0, -2), (0, -2), (0, -1)]),
+        (3, 2, 0, 10, "NOTSET", [(0, -1), (-1, 0), (0, -1)]),
+        (3, 2, 0, 10, "SAME_UPPER", [(-1, 0), (0, -1), (0, -1)]),
+        (3, 2, 0, 11, "NOTSET", [(-1, -1), (0, -2)]),
+        (3, 2, 0, 9, "NOTSET", []),
+        (3, 2, 1, 10, "NOTSET", []),
+        (1, 2, 0, None, "VALID", []),
+        (1, 2, 1, None, "NOTSET", []),
+        (3, 2, 0, None, "SAME_UPPER", []),
+    ],
+)
+def test_where_the_text_of_onnx_is_open_its_readings_are_listed(
+    kernel: int, stride: int, added: int, size: int | None, auto_pad: spell.AutoPad, readings: list[tuple[int, int]]
+) -> None:
+    """Four inputs.  ONNX Runtime 1.31 gives the last of the first row, and the second of ``[10]`` with SAME_UPPER."""
+    assert list(spell.onnx_transposed_readings(4, kernel, stride, added, size, auto_pad).values()) == readings
+
+
+@pytest.mark.parametrize("auto_pad", ["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"])
+def test_the_first_reading_is_ours_and_all_but_the_last_give_the_size_that_was_asked_for(
+    auto_pad: spell.AutoPad,
+) -> None:
+    opened = 0
+    for small, extent, stride in configurations():
+        rows = covered(small, extent, stride)
+        for added, size in itertools.product(range(stride), (None, len(rows), len(rows) + 3)):
+            readings = spell.onnx_transposed_readings(small, extent, stride, added, size, auto_pad)
+            if not readings:
+                continue
+            ours = (
+                spell.onnx_transposed_auto(small, extent, stride, added, auto_pad)
+                if size is None
+                else spell.onnx_transposed_shape(small, extent, stride, added, size, auto_pad)
+            )
+            assert next(iter(readings.values())) == ours
+            for name, crop in readings.items():
+                asked = len(rows) + added if name == "no negative pads" else size or small * stride
+                assert len(kept(rows, crop)) == asked
+            opened += 1
+    assert opened > 100
+
+
 def test_keras_same_is_onnx_same_upper_wherever_rows_are_cropped() -> None:
     for small, extent, stride in configurations():
         if extent >= stride:

@@ -290,6 +290,10 @@ def keep(bits: int, rounding: Callable[[np.ndarray], np.ndarray]) -> Callable[[n
     return change
 
 
+def ties_away(x: np.ndarray) -> np.ndarray:
+    return np.copysign(np.floor(np.abs(x) + 0.5), x)
+
+
 @dataclass(frozen=True)
 class Reduction:
     name: str
@@ -311,6 +315,7 @@ def through(dtype: type[np.generic]) -> Callable[[np.ndarray], np.ndarray]:
 REDUCTIONS = {
     "tf32 to nearest": Reduction("tf32", keep(11, np.rint)),
     "tf32 truncated": Reduction("tf32", keep(11, np.trunc)),
+    "tf32 to nearest, ties away": Reduction("tf32", keep(11, ties_away)),
     "tf32, weight only": Reduction("tf32", keep(11, np.rint), ("weight",)),
     "tf32, input only": Reduction("tf32", keep(11, np.rint), ("input",)),
     "tf32 truncated, weight only": Reduction("tf32", keep(11, np.trunc), ("weight",)),
@@ -859,6 +864,12 @@ def test_every_reading_of_an_open_specification_is_ambiguous_and_named() -> None
         name = next(name for name, same in OPEN.readings if same == axes)
         assert judgement.verdict == "ambiguous"
         assert judgement.diagnosis == f"the specification is open here; read as: {name}"
+
+
+def test_every_reading_is_ambiguous_on_edge_data_too() -> None:
+    problem = pose(OPEN, "edge-nan")
+    for _, axes in OPEN.readings:
+        assert judged(problem, loop(replace(OPEN, axes=axes), problem.tensors)).verdict == "ambiguous"
 
 
 def test_what_no_reading_allows_still_fails() -> None:

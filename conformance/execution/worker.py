@@ -141,12 +141,13 @@ def _short(text: str) -> str:
 
 
 def _module_from(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"target_file_{path.stem}"  # a file named like what it imports must not stand in its way
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    sys.path.insert(0, str(path.parent))
+    sys.modules[name] = module
+    sys.path.append(str(path.parent))
     spec.loader.exec_module(module)
     return module
 

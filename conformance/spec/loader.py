@@ -155,7 +155,9 @@ class _Loader:
             "source": entry.source,
             "location": f"{self.document.file}:{self.document.line(path)}",
         }
-        case: Case = entry.resolve(common | {"data": data_kinds(entry)})
+        if not (data := data_kinds(entry)):
+            raise KeyedError("data", "expected exact or edge data: float64 has no rounding data")
+        case: Case = entry.resolve(common | {"data": data})
         if (size := case.elements * FORMATS[case.dtype].dtype.itemsize) > MAX_CASE_BYTES:
             raise KeyedError("input", f"too large: {size:,} bytes of tensors, expected at most {MAX_CASE_BYTES:,}")
         vectors = attach_vectors(case, entry.tensors, entry.expected, entry.vectors, entry.decimals, self.folder)

@@ -27,6 +27,7 @@ class Document:
         self.file = file
         self.lines: dict[KeyPath, int] = {}
         self.value: Any = None
+        self._check_depth(text)
         loader = yaml.CSafeLoader(text)
         try:
             node = loader.get_single_node()
@@ -39,6 +40,17 @@ class Document:
             raise self.error(1, "", f"not YAML: {' '.join(str(error).split())}") from None
         finally:
             loader.dispose()
+
+    def _check_depth(self, text: str) -> None:
+        """Deep nesting overflows the stack of libyaml's composer, so it is looked for before."""
+        depth = 0
+        try:
+            for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+                depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+                if depth > MAX_DEPTH:
+                    raise self.error(event.start_mark.line + 1 if event.start_mark else 1, "", "nested too deeply")
+        except yaml.YAMLError:
+            return  # told when it is composed
 
     def line(self, path: KeyPath) -> int:
         """The line of a key or item, or of the closest thing around it that has one."""
@@ -85,8 +97,8 @@ class _Reader:
             return node.value  # a date, say: its text is what was written
         try:
             return self.loader.construct_object(node)
-        except ValueError as error:
-            raise self.document.error(line, dotted(path), f"not a value: {error}") from None
+        except (ValueError, LookupError, TypeError):
+            raise self.document.error(line, dotted(path), f"not a value: {node.value!r:.60}") from None
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath, depth: int) -> dict[str, Any]:
         values: dict[str, Any] = {}
