@@ -52,17 +52,13 @@ def run_command(
         _check_writable(json_path)
     options = {"profile": profile, "suites": list(suites), "threads": threads, "timeout": timeout, "jobs": jobs}
     with _open_run(out, resume) as store:
-        done = _done(store, threads)
-        store.note(engine.environment(specs, **options))
-        executor = LocalExecutor(specs, jobs=jobs, threads=threads, timeout=timeout)
+        _note_environment(store, engine.environment(specs, **options))
         try:
-            _run_all(cases, specs, executor, data, done, store)
+            with LocalExecutor(specs, jobs=jobs, threads=threads, timeout=timeout) as executor:
+                _run_all(cases, specs, executor, data, store)
         except KeyboardInterrupt:
             click.echo(f"go on with: conformance run --resume {store.path}", err=True)
             raise
-        finally:
-            executor.close()
-            store.note({"settings": executor.descriptions})
         summary = Summary(store.records())
         console = Console(highlight=False, markup=False)
         show_matrix(summary, store.environment, console)
@@ -78,16 +74,18 @@ def _run_all(
     specs: Sequence[TargetSpec],
     executor: LocalExecutor,
     data: Sequence[str],
-    done: set[tuple[str, str, str]],
     store: RunFile,
 ) -> None:
+    done = {(record.digest, record.target, record.data) for record in store.records()}
     total = engine.count(cases, specs, data)
     began = time.monotonic()
-    with _Bar(total, len(done), executor) as bar:
-        for record in engine.run(cases, specs, executor, data=data, done=done, waiting=bar.refresh):
-            store.append(record)
-            bar.add(kind_of(record))
-    store.note({"seconds": round(time.monotonic() - began, 3)})
+    try:
+        with _Bar(total, len(done), executor) as bar:
+            for record in engine.run(cases, specs, executor, data=data, done=done, waiting=bar.refresh):
+                store.append(record)
+                bar.add(kind_of(record))
+    finally:
+        store.note({"settings": executor.descriptions, "seconds": round(time.monotonic() - began, 3)})
 
 
 def _check_writable(path: Path) -> None:
@@ -107,11 +105,18 @@ def _open_run(out: Path | None, resume: Path | None) -> RunFile:
     return RunFile.create(out or _new_run_path())
 
 
-def _done(store: RunFile, threads: int) -> set[tuple[str, str, str]]:
-    before = store.environment.get("threads", threads)
-    if before != threads:
-        raise BadRunFile(f"{store.path}: made with --threads {before}, cannot go on with --threads {threads}")
-    return {(record.digest, record.target, record.data) for record in store.records()}
+def _note_environment(store: RunFile, environment: dict[str, Any]) -> None:
+    """Keep what the run is made with.  Raises BadRunFile if it goes on with a run that was made with something else."""
+    before = store.environment
+    versions: dict[str, str] = environment["versions"]
+    pairs = [("--threads", before.get("threads"), environment["threads"])]
+    pairs += [(name, before.get("versions", {}).get(name), version) for name, version in versions.items()]
+    for name, then, now in pairs:
+        if then is not None and then != now:
+            raise BadRunFile(f"{store.path}: made with {name} {then}, cannot go on with {name} {now}")
+    environment["versions"] = before.get("versions", {}) | versions
+    environment["targets"] = list(dict.fromkeys([*before.get("targets", []), *environment["targets"]]))
+    store.note(environment)
 
 
 def _runs_folder() -> Path:

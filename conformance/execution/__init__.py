@@ -1,7 +1,8 @@
 """Where targets run: never in the parent process.
 
 ``registry``  names and what each target needs      ``worker``    what a worker process does
-``pool``      worker processes on this machine      ``transfer``  tensors on their way there
+``pool``      worker processes on this machine      ``channel``   messages between them and the parent
+``transfer``  tensors on their way to a worker
 """
 
 from conformance.execution.pool import LocalExecutor, Task
