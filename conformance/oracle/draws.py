@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import SFC64, Generator
 
 from conformance.dtypes import Format
 from conformance.spec.case import Shape
@@ -59,13 +60,13 @@ class Layout:
     products: int
 
 
-def generator(case_id: str, data: str, seed: int) -> np.random.Generator:
+def generator(case_id: str, data: str, seed: int) -> Generator:
     """The random generator of a problem: the same on every machine, in every run."""
     digest = hashlib.blake2b(f"{case_id}\n{data}\n{seed}".encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.SFC64(int.from_bytes(digest, "little")))
+    return Generator(SFC64(int.from_bytes(digest, "little")))
 
 
-def draw_exact(layout: Layout, format: Format, rng: np.random.Generator, attempt: int = 0) -> Drawn:
+def draw_exact(layout: Layout, format: Format, rng: Generator, attempt: int = 0) -> Drawn:
     """Exact data.  ``bound`` is set where A is below it by construction, and None where A has to be looked at.
 
     Where too many products reach an element, some narrow factors are 0; each further ``attempt`` keeps half of them.
@@ -90,7 +91,7 @@ def draw_exact(layout: Layout, format: Format, rng: np.random.Generator, attempt
     return Drawn(tensors, 1.0, 2.0**format.precision if keep == 1.0 else None)
 
 
-def draw_rounding(layout: Layout, format: Format, rng: np.random.Generator) -> Drawn:
+def draw_rounding(layout: Layout, format: Format, rng: Generator) -> Drawn:
     """Rounding data: normal numbers on a grid fine enough to make targets round, coarse enough for float64."""
     bits = min(format.precision, (ORACLE_PRECISION - _bits_of(layout.products + 1)) // 2)
     scale = 2.0 ** (bits - NORMAL_RANGE_BITS)
@@ -129,13 +130,13 @@ def _bits_of(count: int) -> int:
     return math.ceil(math.log2(count))
 
 
-def _wide(rng: np.random.Generator, shape: Shape, bits: int) -> np.ndarray:
+def _wide(rng: Generator, shape: Shape, bits: int) -> np.ndarray:
     """Odd integers of exactly ``bits`` significant bits, either sign."""
     r = rng.integers(0, 2 ** (bits + 1), shape)
     return _signed((r >> 1) | 1 | (1 << (bits - 1)), r)
 
 
-def _narrow(rng: np.random.Generator, shape: Shape, bits: int) -> np.ndarray:
+def _narrow(rng: Generator, shape: Shape, bits: int) -> np.ndarray:
     """Powers of two from 1 to ``2**bits``, either sign: never 0, so that no tap is without effect."""
     r = rng.integers(0, 2 * (bits + 1), shape)
     return _signed(1 << (r >> 1), r)

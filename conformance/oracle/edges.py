@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 
 from conformance.dtypes import Format
 from conformance.oracle.draws import Layout
@@ -45,7 +46,7 @@ class Allowed:
     negative_zero: np.ndarray
 
 
-def draw_edge(kind: str, layout: Layout, format: Format, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def draw_edge(kind: str, layout: Layout, format: Format, rng: Generator) -> dict[str, np.ndarray]:
     """Tensors in float64, every element representable in ``format``."""
     tensors = {name: _small(rng, shape) for name, shape in layout.shapes.items()}
     shape = layout.shapes["input"]
@@ -131,12 +132,12 @@ def _only_negative_zeros(x: np.ndarray, w: np.ndarray, apply: Apply, bias: np.nd
     return only
 
 
-def _small(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+def _small(rng: Generator, shape: Shape) -> np.ndarray:
     """1 or 2, either sign."""
     return _integers(rng, shape, 3)
 
 
-def _integers(rng: np.random.Generator, shape: Shape, limit: int) -> np.ndarray:
+def _integers(rng: Generator, shape: Shape, limit: int) -> np.ndarray:
     """Non-zero integers below ``limit`` in absolute value."""
     magnitude = rng.integers(1, limit, shape).astype(np.float64)
     signed: np.ndarray = np.copysign(magnitude, rng.choice([-1.0, 1.0], shape))
