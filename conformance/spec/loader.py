@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ class _Loader:
         if (size := case.elements * FORMATS[case.dtype].dtype.itemsize) > MAX_CASE_BYTES:
             raise KeyedError("input", f"too large: {size:,} bytes of tensors, expected at most {MAX_CASE_BYTES:,}")
         vectors = attach_vectors(case, entry.tensors, entry.expected, entry.vectors, entry.decimals, self.folder)
-        return case if vectors is None else type(case)(**_fields(case) | {"vectors": vectors, "data": (PUBLISHED,)})
+        return case if vectors is None else replace(case, vectors=vectors, data=(PUBLISHED,))
 
     def _invalid(self, error: ValidationError, model: type[Entry], path: KeyPath, values: Mapping[str, _Value]) -> None:
         for detail in error.errors():
@@ -186,10 +187,6 @@ def data_kinds(entry: Entry) -> tuple[str, ...]:
     named = entry.data or ("exact", "rounding")
     kinds = [kind for name in named for kind in (EDGE_KINDS if name == "edge" else (name,))]
     return tuple(kind for kind in dict.fromkeys(kinds) if not (entry.dtype == "float64" and kind == "rounding"))
-
-
-def _fields(case: Case) -> dict[str, Any]:
-    return {name: getattr(case, name) for cls in type(case).__mro__ for name in getattr(cls, "__slots__", ())}
 
 
 @functools.cache
