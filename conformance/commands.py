@@ -143,6 +143,7 @@ class _Bar:
             MofNCompleteColumn(),
             TextColumn("[bold red]{task.fields[failed]} failed"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=Console(stderr=True),
             transient=True,
             auto_refresh=False,

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from conformance.text import printable
+
 
 class ConformanceError(Exception):
     """Base of all errors raised by this package."""
@@ -32,7 +34,7 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.key + ': ' if self.key else ''}{self.message}"
+        return printable(f"{self.file}:{self.line}: {self.key + ': ' if self.key else ''}{self.message}")
 
 
 MOST_TOLD = 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -20,8 +21,11 @@ from typing import Any
 import jsonschema
 import psutil
 import pytest
+from rich.console import Console
 
 from conformance.errors import BadRunFile
+from conformance.reports.details import show_records
+from conformance.reports.terminal import Summary, show_failures, show_matrix
 from conformance.runs import APPLICATION, VERSION, Record, RunFile
 from conformance.verdict import VERDICTS
 
@@ -543,3 +547,16 @@ def test_what_is_no_run_file_is_not_resumed(tmp_path: Path, content: bytes | Non
         folder.out.write_bytes(content)
     assert folder.run("--resume", "run.sqlite") == (2, "", words + "\n")
     assert (folder.out.read_bytes() if folder.out.exists() else None) == content
+
+
+def test_a_run_file_cannot_steer_the_terminal() -> None:
+    record = replace(RECORD, verdict="deviates", target="\x1b[2Jmine", message="\x1b]0;title\x07wrong")
+    console = Console(record=True, width=200, file=io.StringIO(), markup=False)
+    summary = Summary([record])
+    show_matrix(summary, {}, console)
+    show_failures(summary, console, 10)
+    show_records([record], console)
+    told = console.export_text()
+    assert "wrong" in told
+    assert "\x1b" not in told
+    assert "\x07" not in told

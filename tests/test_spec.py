@@ -1189,3 +1189,10 @@ def test_the_limits_are_what_the_documents_say() -> None:
     assert loading.MAX_CASE_BYTES == 4 * 2**30
     assert marks.MAX_BYTES == 16 * 2**20
     assert {format.dtype.itemsize for format in FORMATS.values()} == {2, 4, 8}
+
+
+def test_what_a_file_says_cannot_steer_the_terminal(load: Load) -> None:
+    with pytest.raises(SpecError) as caught:
+        load('suite: s\ncases:\n  c: {op: conv, input: [3], kernel: 1, "\\e[2Jkey": 1}\n')
+    assert "key: unknown key" in str(caught.value)
+    assert "\x1b" not in str(caught.value)

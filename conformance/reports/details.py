@@ -14,6 +14,7 @@ from conformance.outcome import Outcome
 from conformance.problem import Problem
 from conformance.runs import Record
 from conformance.spec import Convolution
+from conformance.text import printable
 from conformance.verdict import judge
 
 WORST = 8
@@ -23,9 +24,10 @@ DIGITS = (9, 9, 3, 3, 6, 4)
 def show_case(case: Convolution, console: Console) -> None:
     """The case in full: where it stands, its sizes, and per axis which rows are kept."""
     console.print(case.id, style="bold", highlight=False)
-    console.print(f"{case.location}{f'  {case.source}' if case.source else ''}", style="dim", highlight=False)
+    source = f"  {printable(case.source)}" if case.source else ""
+    console.print(f"{case.location}{source}", style="dim", highlight=False)
     if case.notes:
-        console.print(case.notes, highlight=False)
+        console.print(printable(case.notes), highlight=False)
     said = {"op": case.op, "dtype": case.dtype, "groups": case.groups, "bias": case.bias}
     spelled = {
         key: value
@@ -66,7 +68,7 @@ def show_records(records: Iterable[Record], console: Console) -> None:
     for r in records:
         numbers = ["" if v is None else f"{v:.3g}" for v in (r.max_abs_error, r.bound_usage)]
         said = f"{r.diagnosis}; {r.message}" if r.diagnosis and r.message else r.diagnosis or r.message
-        table.add_row(r.target, r.data, r.verdict, r.arithmetic, *numbers, said)
+        table.add_row(*map(printable, (r.target, r.data, r.verdict, r.arithmetic, *numbers, said)))
     console.print(table)
 
 

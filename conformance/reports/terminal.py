@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from conformance.runs import Record
+from conformance.text import printable
 from conformance.verdict import FAILED
 
 STYLES = {
@@ -46,6 +48,7 @@ class Summary:
             self.add(record)
 
     def add(self, record: Record) -> None:
+        record = _safe(record)
         self.verdicts[record.verdict] += 1
         self.problems.add((record.case, record.data))
         self.cells[record.case.partition("/")[0], record.target][kind_of(record)] += 1
@@ -65,6 +68,12 @@ class Summary:
     @property
     def total(self) -> int:
         return self.verdicts.total()
+
+
+def _safe(record: Record) -> Record:
+    """A run file may come from anybody; what it says must not steer the terminal."""
+    said = {key: printable(getattr(record, key)) for key in ("case", "target", "data", "diagnosis", "message")}
+    return replace(record, **said)  # type: ignore[arg-type]
 
 
 def kind_of(record: Record) -> str:
@@ -104,7 +113,7 @@ def show_failures(summary: Summary, console: Console, limit: int) -> None:
     for record in summary.failures:
         groups[record.target, record.verdict, record.diagnosis or _reason(record.message)].append(record)
     console.print()
-    console.print(f"{len(summary.failures)} failures of {len(groups)} kinds", style="bold")
+    console.print(f"{_plural(len(summary.failures), 'failure')} of {_plural(len(groups), 'kind')}", style="bold")
     ordered = sorted(groups.values(), key=lambda g: (WORST_FIRST.index(g[0].verdict), -len(g)))
     for group in ordered[:limit]:
         console.print(_failure(group), soft_wrap=True)
@@ -114,6 +123,10 @@ def show_failures(summary: Summary, console: Console, limit: int) -> None:
     console.print(
         f"\nSee one: conformance show '{example.case}' --target {example.target}", style="dim", soft_wrap=True
     )
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _failure(group: list[Record]) -> Text:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from conformance.arithmetic.axis import convolved_size
 from conformance.spec import Convolution
 from conformance.targets.base import Unsupported
+from conformance.text import printable
 
 _REFUSAL = re.compile(
     r"not implemented (for|yet)"  # torch: "x" not implemented for 'Half'; older reference evaluators: groups
@@ -39,7 +40,7 @@ def refusals(framework: str) -> Iterator[None]:
 
 def quiet(text: str) -> str:
     """A framework's message without its colours and inner function names, on one line of printable characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in _NOISE.sub("", text)).split())
+    return " ".join(printable(_NOISE.sub("", text)).split())
 
 
 def _refusal(error: Exception) -> str | None:
