@@ -93,8 +93,9 @@ def onnx_transposed_readings(
 ) -> dict[str, Pair]:
     """The crops that ONNX's text allows where the total padding comes out negative; empty where there is no doubt.
 
-    The text (ConvTranspose-22) gives the formula and the split, but does not say that pads may be negative, nor how the
-    half of an odd negative total rounds.  The first reading is that of `onnx_transposed_shape`.
+    The text (ConvTranspose-22) gives the formula and the split, but not how the half of an odd negative total rounds;
+    and it says that pads are at least 0, which contradicts ``output_shape = input_shape * strides`` for SAME_* where
+    the kernel is smaller than the stride.  The first reading is that of `onnx_transposed_shape`.
     """
     if output_shape is None and auto_pad in ("NOTSET", "VALID"):
         return {}
@@ -107,10 +108,9 @@ def onnx_transposed_readings(
     if total % 2:
         moved = 1 if auto_pad == "SAME_UPPER" else -1
         readings["negative pads, half rounded towards zero"] = (down[0] + moved, down[1] - moved)
-    readings["no negative pad at the beginning"] = (0, total - output_padding)
     if output_shape is None:
         readings["no negative pads"] = explicit_transposed((0, 0), output_padding)
-    return readings
+    return readings if len(readings) > 1 else {}
 
 
 def convolution_size(size: int, extent: int, stride: int, padding: Pair) -> int:

@@ -6,9 +6,9 @@ of summation in an arithmetic with unit roundoff ``u``, with or without fused mu
     |error| <= gamma_n A + n tiny,        gamma_n = n u / (1 - n u)
 
 (N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1 and 4.2; ``tiny`` accounts for
-underflow of products, also where subnormals are flushed).  ``A = 0`` demands exactly 0.  The bound is attained: legal
-outputs use 0.99 of it.  What it lets pass, the root mean square over all elements sees: errors of independent roundings
-grow with ``sqrt(n)`` only.
+underflow of products, also where subnormals are flushed).  ``A = 0`` demands exactly 0.  The bound is nearly attained:
+legal outputs use 0.98 of it.  What it lets pass, the root mean square over all elements sees: errors of independent
+roundings grow with ``sqrt(n)`` only.
 
 An `Arithmetic` is a way of computing that gives such a bound.  The native ones, named like the dtypes, are what a
 target promises; the weaker ones serve to say what a target did instead.

@@ -41,16 +41,12 @@ class Summary:
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self.cells: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-        self.verdicts: Counter[str] = Counter()
         self.failures: list[Record] = []
-        self.problems: set[tuple[str, str]] = set()
         for record in records:
             self.add(record)
 
     def add(self, record: Record) -> None:
         record = _safe(record)
-        self.verdicts[record.verdict] += 1
-        self.problems.add((record.case, record.data))
         self.cells[record.case.partition("/")[0], record.target][kind_of(record)] += 1
         if kind_of(record) == "failed":
             self.failures.append(record)
@@ -64,10 +60,6 @@ class Summary:
         names = dict.fromkeys(target for _, target in self.cells)
         known = [name for name in order if name in names] if isinstance(order, list) else []
         return list(dict.fromkeys([*known, *names]))
-
-    @property
-    def total(self) -> int:
-        return self.verdicts.total()
 
 
 def _safe(record: Record) -> Record:
