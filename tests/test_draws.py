@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
+from definition import make, products_reaching
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,13 +27,6 @@ EXAMPLES = settings(max_examples=120, deadline=None, derandomize=True)
 
 DTYPES = tuple(FORMATS)
 Index = tuple[int, ...]
-
-
-def make(id: str = "t/case", op: str = "conv_transpose", **keys: Any) -> Convolution:
-    entry = OPS[op].model_validate({"op": op, **keys})
-    case = entry.resolve({"id": id, "op": op, "dtype": entry.dtype, "batch": entry.batch, "data": ("exact",)})
-    assert isinstance(case, Convolution)
-    return case
 
 
 @st.composite
@@ -53,30 +46,6 @@ def cases(draw: st.DrawFn, dtypes: tuple[str, ...] = DTYPES) -> Convolution:
         kernel=[draw(st.integers(1, 3)) for _ in range(rank)],
         stride=[draw(st.integers(1, 3)) for _ in range(rank)],
     )
-
-
-def products_reaching(case: Convolution, element: Index) -> Iterator[tuple[Index, Index]]:
-    """The products that make an element, as indices into input and weight: straight from the definition."""
-    n, channel, *position = element
-    small_in_group, large_in_group = case.small_channels // case.groups, case.large_channels // case.groups
-    for tap in itertools.product(*map(range, case.kernel)):
-        other = []
-        for axis, at, t in zip(case.axes, position, tap, strict=True):
-            if case.transposed:
-                m, rest = divmod(at + axis.begin - t * axis.dilation, axis.stride)
-                if rest == 0 and 0 <= m < axis.small:
-                    other.append(m)
-            else:
-                j = at * axis.stride - axis.begin + t * axis.dilation
-                if 0 <= j < axis.large:
-                    other.append(j)
-        if len(other) == case.rank:
-            for k in range(small_in_group if case.transposed else large_in_group):
-                if case.transposed:
-                    small = channel // large_in_group * small_in_group + k
-                    yield (n, small, *other), (small, channel % large_in_group, *tap)
-                else:
-                    yield (n, channel // small_in_group * large_in_group + k, *other), (channel, k, *tap)
 
 
 def elements(problem: Problem, at_most: int = 40) -> list[Index]:

@@ -11,23 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from definition import make, products_reaching
 
 from conformance.dtypes import FORMATS
 from conformance.outcome import Outcome
 from conformance.problem import Problem, Tensors, pose
 from conformance.spec import EDGE_KINDS, Convolution, load_suite, shipped_suites
-from conformance.spec.loader import OPS
 from conformance.verdict import Judgement, judge
 
 Index = tuple[int, ...]
 DTYPES = tuple(FORMATS)
-
-
-def make(id: str, op: str = "conv_transpose", **keys: Any) -> Convolution:
-    entry = OPS[op].model_validate({"op": op, **keys})
-    case = entry.resolve({"id": id, "op": op, "dtype": entry.dtype, "batch": entry.batch, "data": EDGE_KINDS})
-    assert isinstance(case, Convolution)
-    return case
 
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -57,30 +50,6 @@ def small_problems(kind: str, dtype: str) -> Iterator[Problem]:
     for name, keys in SMALL.items():
         for seed in range(3):
             yield pose(make(f"t/{name}", dtype=dtype, **keys), kind, seed)
-
-
-def products_reaching(case: Convolution, element: Index) -> Iterator[tuple[Index, Index]]:
-    """The products that make an element, as indices into input and weight: straight from the definition."""
-    n, channel, *position = element
-    small_in_group, large_in_group = case.small_channels // case.groups, case.large_channels // case.groups
-    for tap in itertools.product(*map(range, case.kernel)):
-        other = []
-        for axis, at, t in zip(case.axes, position, tap, strict=True):
-            if case.transposed:
-                m, rest = divmod(at + axis.begin - t * axis.dilation, axis.stride)
-                if rest == 0 and 0 <= m < axis.small:
-                    other.append(m)
-            else:
-                j = at * axis.stride - axis.begin + t * axis.dilation
-                if 0 <= j < axis.large:
-                    other.append(j)
-        if len(other) == case.rank:
-            for k in range(small_in_group if case.transposed else large_in_group):
-                if case.transposed:
-                    small = channel // large_in_group * small_in_group + k
-                    yield (n, small, *other), (small, channel % large_in_group, *tap)
-                else:
-                    yield (n, channel // small_in_group * large_in_group + k, *other), (channel, k, *tap)
 
 
 def addends(problem: Problem, element: Index) -> list[np.generic]:

@@ -12,6 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from definition import make
 
 from conformance.arithmetic import Axis
 from conformance.dtypes import FORMATS
@@ -22,14 +23,6 @@ from conformance.spec import Convolution, Vectors
 from conformance.spec.fields import KeyedError
 from conformance.spec.loader import OPS
 from conformance.verdict import FAILED, NEUTRAL, PASSED, VERDICTS, Judgement, judge, judge_published
-
-
-def make(id: str = "t/case", op: str = "conv_transpose", **keys: Any) -> Convolution:
-    entry = OPS[op].model_validate({"op": op, **keys})
-    case = entry.resolve({"id": id, "op": op, "dtype": entry.dtype, "batch": entry.batch, "data": ("exact",)})
-    assert isinstance(case, Convolution)
-    return case
-
 
 # ---- A naive implementation: tap after tap, pair of channels after pair of channels ----
 
