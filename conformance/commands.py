@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from conformance import engine
+from conformance.engine import run_problem
 from conformance.errors import BadInput, BadRunFile
-from conformance.execution import LocalExecutor, Parcel, TargetSpec, Task, find_targets, known_targets
+from conformance.execution import LocalExecutor, TargetSpec, find_targets, known_targets
 from conformance.problem import pose
 from conformance.reports.details import show_case, show_outcome, show_records
 from conformance.reports.terminal import Summary, kind_of, show_failures, show_matrix
@@ -264,14 +265,7 @@ def _show_now(case: Any, specs: Sequence[TargetSpec], threads: int, timeout: flo
     with LocalExecutor(specs, threads=threads, timeout=timeout) as executor:
         for kind in case.data:
             problem = pose(case, kind)
-            parcel = Parcel(problem.tensors)
-            for spec in specs:
-                executor.submit(Task(spec.name, case, parcel.payload, None))
-            answered = 0
-            while answered < len(specs):
-                for task, outcome in executor.poll(1.0):
-                    promised = executor.descriptions.get(task.target, {}).get("arithmetic", "native")
-                    failed |= show_outcome(problem, task.target, outcome, promised, console)
-                    answered += 1
-            parcel.close()
+            for name, outcomes in run_problem(problem, [spec.name for spec in specs], executor):
+                promised = executor.descriptions.get(name, {}).get("arithmetic", "native")
+                failed |= show_outcome(problem, name, outcomes, promised, console)
     return int(failed)

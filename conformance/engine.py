@@ -17,8 +17,8 @@ from conformance.execution.registry import RESERVED as ORACLE
 from conformance.outcome import Outcome
 from conformance.problem import Problem, pose
 from conformance.runs import Record
-from conformance.spec import Case, Convolution
-from conformance.verdict import Judgement, judge, judge_published
+from conformance.spec import Case
+from conformance.verdict import Judgement, judge_parts, judge_published
 
 MAX_PROBLEMS = 64
 MAX_BYTES = 400 * 2**20
@@ -30,12 +30,16 @@ Keys = Collection[tuple[str, str, str]]
 
 @dataclass(eq=False)
 class _Posed:
-    """A problem under way: its targets have not all answered."""
+    """A problem under way: its targets have not all answered.
+
+    ``parcels`` hold the tensors of its parts, ``outcomes`` what each target has made of them so far, by part.
+    """
 
     problem: Problem
-    parcel: Parcel
+    parcels: tuple[Parcel, ...]
     digest: str
     open: int = 0
+    outcomes: dict[str, dict[int, Outcome]] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -58,11 +62,12 @@ class _Stream:
     def close(self, posed: _Posed) -> None:
         self.posed.remove(posed)
         self.nbytes -= posed.problem.nbytes
-        posed.parcel.close()
+        for parcel in posed.parcels:
+            parcel.close()
 
 
 def run(
-    cases: Iterable[Convolution],
+    cases: Iterable[Case],
     targets: Sequence[TargetSpec],
     executor: LocalExecutor,
     *,
@@ -91,7 +96,7 @@ def run(
             problem = pose(case, kind, seed)
             if judge_oracle:
                 yield _record(problem, ORACLE, judge_published(problem), 0.0, digest)
-            posed = _Posed(problem, Parcel(problem.tensors), digest)
+            posed = _Posed(problem, tuple(Parcel(tensors) for _, tensors in problem.parts), digest)
             _submit(posed, open_targets, executor, stream)
             yield from _collect(executor, stream, 0.0)
         while stream.posed:
@@ -99,6 +104,33 @@ def run(
     finally:
         for posed in list(stream.posed):
             stream.close(posed)
+
+
+def run_problem(
+    problem: Problem, targets: Sequence[str], executor: LocalExecutor
+) -> Iterator[tuple[str, list[Outcome]]]:
+    """Run one problem on every target, and yield the outcomes of its parts as a target has done them all."""
+    parcels = [Parcel(tensors) for _, tensors in problem.parts]
+    outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in targets}
+    try:
+        for part, ((case, _), parcel) in enumerate(zip(problem.parts, parcels, strict=True)):
+            for name in targets:
+                executor.submit(Task(name, _bare(case), parcel.payload, part))
+        while outcomes:
+            for task, outcome in executor.poll(IDLE_SECONDS):
+                have = outcomes[task.target]
+                have[task.tag] = outcome  # type: ignore[index]
+                if len(have) == len(parcels):
+                    yield task.target, [have[part] for part in range(len(parcels))]
+                    del outcomes[task.target]
+    finally:
+        for parcel in parcels:
+            parcel.close()
+
+
+def _bare(case: Case) -> Case:
+    """The case without the numbers that it brings along: workers get them as tensors."""
+    return case if case.vectors is None else replace(case, vectors=None)
 
 
 def count(cases: Iterable[Case], targets: Sequence[TargetSpec], data: Collection[str] = ()) -> int:
@@ -143,17 +175,16 @@ def _wanted(cases: Iterable[Any], data: Collection[str]) -> Iterator[tuple[Any, 
 
 def _publishes(case: Case) -> bool:
     """Whether a case says what must come out; such a case has no other data."""
-    return case.vectors is not None and "output" in case.vectors.expected
+    return case.vectors is not None and bool(case.vectors.expected)
 
 
 def _submit(posed: _Posed, names: Sequence[str], executor: LocalExecutor, stream: _Stream) -> None:
-    case = posed.problem.case
-    if case.vectors is not None:
-        case = replace(case, vectors=None)
     posed.open = len(names)
+    posed.outcomes = {name: {} for name in names}
     stream.add(posed)
-    for name in names:
-        executor.submit(Task(name, case, posed.parcel.payload, posed))
+    for part, ((case, _), parcel) in enumerate(zip(posed.problem.parts, posed.parcels, strict=True)):
+        for name in names:
+            executor.submit(Task(name, _bare(case), parcel.payload, (posed, part)))
     if not names:
         stream.close(posed)
 
@@ -166,18 +197,24 @@ def _collect(
     if not answers:
         waiting()
     for task, outcome in answers:
-        posed = task.tag
-        assert isinstance(posed, _Posed)
-        yield _judged(posed, task.target, outcome, stream)
+        assert isinstance(task.tag, tuple)
+        posed, part = task.tag
+        outcomes = posed.outcomes[task.target]
+        outcomes[part] = outcome
+        if len(outcomes) < len(posed.parcels):
+            continue
+        yield _judged(posed, task.target, [outcomes[n] for n in range(len(outcomes))], stream)
+        del posed.outcomes[task.target]
         posed.open -= 1
         if not posed.open:
             stream.close(posed)
 
 
-def _judged(posed: _Posed, target: str, outcome: Outcome, stream: _Stream) -> Record:
+def _judged(posed: _Posed, target: str, outcomes: Sequence[Outcome], stream: _Stream) -> Record:
     promised = stream.descriptions.get(target, {}).get("arithmetic", "native")
-    judgement = judge(posed.problem, outcome, promised)
-    return _record(posed.problem, target, judgement, outcome.seconds, posed.digest)
+    judgement = judge_parts(posed.problem, outcomes, promised)
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    return _record(posed.problem, target, judgement, seconds, posed.digest)
 
 
 def _record(problem: Problem, target: str, judgement: Judgement, seconds: float, digest: str) -> Record:

@@ -14,14 +14,13 @@ from definition import make, products_reaching
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance import problem as problems
+from conformance.problem import linear as problems
 from conformance.dtypes import FORMATS, round_once
 from conformance.errors import OracleRounded
 from conformance.oracle.draws import Drawn, draw_exact, generator
 from conformance.oracle.operators import OPERATORS, precision_needed
 from conformance.problem import Problem, pose
 from conformance.spec import EDGE_KINDS, Convolution, Vectors
-from conformance.spec.loader import OPS
 
 EXAMPLES = settings(max_examples=120, deadline=None, derandomize=True)
 
@@ -31,7 +30,7 @@ Index = tuple[int, ...]
 
 @st.composite
 def cases(draw: st.DrawFn, dtypes: tuple[str, ...] = DTYPES) -> Convolution:
-    op = draw(st.sampled_from(sorted(OPS)))
+    op = draw(st.sampled_from(sorted(OPERATORS)))
     rank, groups = draw(st.integers(1, 2)), draw(st.integers(1, 2))
     return make(
         f"t/{draw(st.integers(0, 10**6))}",

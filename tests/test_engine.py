@@ -81,8 +81,9 @@ class OneAtATime:
     def submit(self, task: Task) -> None:
         self.submitted += 1
         self.held.append(task)
-        self.problems[id(task.tag)] += 1
-        self.open[id(task.tag)] = task.tag
+        posed, _ = task.tag
+        self.problems[id(posed)] += 1
+        self.open[id(posed)] = posed
         self.most = max(self.most, len(+self.problems))
         held = sum(posed.problem.nbytes for posed in self.open.values())
         if len(+self.problems) > 1:
@@ -93,9 +94,10 @@ class OneAtATime:
         if not self.held or not timeout:
             return []
         task = self.held.popleft()
-        self.problems[id(task.tag)] -= 1
-        if not self.problems[id(task.tag)]:
-            del self.open[id(task.tag)]
+        posed, _ = task.tag
+        self.problems[id(posed)] -= 1
+        if not self.problems[id(posed)]:
+            del self.open[id(posed)]
         return [(task, Outcome("unsupported", message="never"))]
 
 

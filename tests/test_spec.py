@@ -27,7 +27,9 @@ from conformance.spec import (
     DATA_KINDS,
     EDGE_KINDS,
     Case,
+    Chain,
     Convolution,
+    Pooling,
     load_cases,
     load_suite,
     marks,
@@ -40,6 +42,7 @@ from conformance.spec.loader import OPS
 from conformance.spec.marks import Document
 from conformance.spec.vectors import read_npz
 
+NAMES = "conv, conv_transpose, conv_input_gradient, max_pool, max_unpool, deconv_block, deconvnet, adaptive_deconv"
 EXAMPLES = settings(max_examples=300, deadline=None, derandomize=True)
 
 
@@ -281,7 +284,7 @@ def test_every_spelling_of_a_direct_size_resolves(load: Load, op: str, keys: str
 def test_what_an_op_is_fed_and_returns_has_the_layout_of_pytorch(load: Load) -> None:
     common = "batch: 2, in_channels: 4, out_channels: 6, groups: 2, input: [5, 6], kernel: [3, 2]"
     shapes = {}
-    for op in OPS:
+    for op in ("conv", "conv_transpose", "conv_input_gradient"):
         (case,) = load(one(common, op))
         shapes[op] = (case.tensor_shapes["input"], case.tensor_shapes["weight"], case.result_shapes["output"])
     assert shapes == {
@@ -328,10 +331,10 @@ def test_what_an_op_is_fed_and_returns_has_the_layout_of_pytorch(load: Load) -> 
          'dtype: expected one of float16, bfloat16, float32, float64, got "float8"'),
         ("input: [3], kernel: 1, data: published",
          "data: expected one or a list of exact, rounding, edge-nan, edge-inf, edge-zero, edge-subnormal, edge-huge, "
-         'edge, got "published"'),
+         'edge, adjoint, linearity, gradient, got "published"'),
         ("input: [3], kernel: 1, data: []",
          "data: expected one or a list of exact, rounding, edge-nan, edge-inf, edge-zero, edge-subnormal, edge-huge, "
-         "edge, got []"),
+         "edge, adjoint, linearity, gradient, got []"),
         ("input: [3], kernel: 1, tags: [1]", "tags: expected one or a list of words, got [1]"),
         ("input: [3], kernel: 1, padding: full",
          "padding: expected an integer, one integer or [begin, end] pair per spatial axis, same or valid, "
@@ -407,9 +410,9 @@ def test_a_mistake_in_a_case_is_told_in_a_line(refuse: Refuse, keys: str, said: 
          "input: impossible shape: the convolution has no output on axis 0"),
         ("conv_input_gradient", "input: [3], kernel: 2, bias: true", "bias: expected false, got true"),
         ("convolution", "input: [3], kernel: 2",
-         'op: expected op, one of conv, conv_transpose, conv_input_gradient, got "convolution"'),
+         f'op: expected op, one of {NAMES}, got "convolution"'),
         ("[conv]", "input: [3], kernel: 2",
-         'op: expected op, one of conv, conv_transpose, conv_input_gradient, got ["conv"]'),
+         f'op: expected op, one of {NAMES}, got ["conv"]'),
     ],
 )  # fmt: skip
 def test_a_mistake_in_other_ops_is_told_in_a_line(refuse: Refuse, op: str, keys: str, said: str) -> None:
@@ -431,7 +434,7 @@ def test_a_mistake_in_other_ops_is_told_in_a_line(refuse: Refuse, op: str, keys:
         ("suite: s\nsource: 7\ncases: {}\n", "s.yaml:2: source: expected text, got 7"),
         ("suite: s\ndefaults: 3\ncases: {}\n", "s.yaml:2: defaults: expected a mapping, got 3"),
         ("suite: s\ncases:\n  c: 3\n", "s.yaml:3: cases.c: expected a mapping, got 3\n"
-         "s.yaml:3: cases.c: expected op, one of conv, conv_transpose, conv_input_gradient, got null"),
+         f"s.yaml:3: cases.c: expected op, one of {NAMES}, got null"),
         ("suite: s\ncases:\n  'a b': {op: conv, input: [3], kernel: 1}\n",
          's.yaml:3: cases.a b: expected a name of letters, digits and . _ + -, got "a b"'),
         ("suite: s\nsuite: t\ncases: {}\n", "s.yaml:2: suite: this key stands twice"),
@@ -1180,9 +1183,11 @@ def test_any_case_is_loaded_or_refused(
     said = told(lambda: cases.extend(load_suite(path, "s.yaml")))
     assert not said or all(line.startswith("s.yaml:") for line in said.split("\n"))
     for case in cases:
-        assert isinstance(case, Convolution)
-        assert min((1, *case.large, *case.small)) >= 1
-        assert all(a.large == a.full - a.begin - a.end for a in case.axes)
+        assert all(min((1, *shape)) >= 0 for shape in (case.tensor_shapes | case.result_shapes).values())
+        for step in case.steps if isinstance(case, Chain) else (case,):
+            if isinstance(step, Convolution | Pooling):
+                assert min((1, *step.large, *step.small)) >= 1
+                assert all(a.large == a.full - a.begin - a.end for a in step.axes)
 
 
 def test_the_limits_are_what_the_documents_say() -> None:

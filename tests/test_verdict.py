@@ -17,11 +17,11 @@ from definition import make
 from conformance.arithmetic import Axis
 from conformance.dtypes import FORMATS
 from conformance.oracle.bounds import ARITHMETICS
+from conformance.oracle.operators import OPERATORS
 from conformance.outcome import Outcome
 from conformance.problem import Problem, Tensors, pose
 from conformance.spec import Convolution, Vectors
 from conformance.spec.fields import KeyedError
-from conformance.spec.loader import OPS
 from conformance.verdict import FAILED, NEUTRAL, PASSED, VERDICTS, Judgement, judge, judge_published
 
 # ---- A naive implementation: tap after tap, pair of channels after pair of channels ----
@@ -80,7 +80,7 @@ def judged(problem: Problem, output: np.ndarray, promised: str = "native") -> Ju
 
 
 def random_case(rng: np.random.Generator, number: int) -> Convolution:
-    op = str(rng.choice(list(OPS)))
+    op = str(rng.choice(list(OPERATORS)))
     rank, groups = int(rng.integers(1, 4)), int(rng.choice([1, 1, 2, 3]))
     largest = (8, 5, 3)[rank - 1]
 

@@ -118,6 +118,17 @@ def convolution_size(size: int, extent: int, stride: int, padding: Pair) -> int:
     return convolved_size(size, extent, stride, sum(padding))
 
 
+def pooled_size(size: int, extent: int, stride: int, padding: Pair, ceil_mode: bool = False) -> int:
+    """Number of pooling windows.  ``ceil_mode`` rounds up, but no window starts in the padding at the end.
+
+    Source: torch.nn.MaxPool2d, ``ceil_mode``; ONNX MaxPool-22.  Not positive where no window fits.
+    """
+    if not ceil_mode:
+        return convolution_size(size, extent, stride, padding)
+    windows = -((size + sum(padding) - extent) // -stride) + 1
+    return windows - ((windows - 1) * stride >= size + padding[0])
+
+
 def _halves(total: int, larger_end: Literal["begin", "end"]) -> Pair:
     small, large = total // 2, total - total // 2
     return (small, large) if larger_end == "end" else (large, small)

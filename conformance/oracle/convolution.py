@@ -18,6 +18,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,6 +104,7 @@ def transposed_convolve(
 
     ``absolute`` takes the absolute values of y and C instead.
     """
+    axes, y = _occupied(axes, y)
     n, k, c = y.shape[0], weight.shape[0], weight.shape[1]
     kernel, small, large = weight.shape[2:], y.shape[2:], tuple(a.large for a in axes)
     x = np.zeros((n, groups, c, *large))
@@ -115,6 +117,18 @@ def transposed_convolve(
             _product(w, y[image], columns)
             col2im(axes, columns.reshape(groups, -1, *kernel, *small), x[image, :, block])
     return x.reshape(n, c * groups, *large)
+
+
+def _occupied(axes: Axes, y: np.ndarray) -> tuple[Axes, np.ndarray]:
+    """The part of y that is not zero, and the axes for it: a projected activation occupies a corner of its map."""
+    kept = []
+    for n, axis in enumerate(axes):
+        others = tuple(i for i in range(y.ndim) if i != n + 2)
+        places = np.flatnonzero((y != 0).any(axis=others))
+        first, last = (int(places[0]), int(places[-1])) if places.size else (0, 0)
+        y = y[(slice(None),) * (n + 2) + (slice(first, last + 1),)]
+        kept.append(replace(axis, small=y.shape[n + 2], begin=axis.begin - first * axis.stride))
+    return tuple(kept), y
 
 
 def _product(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 
 import numpy as np
 from rich.console import Console
@@ -11,33 +12,80 @@ from rich.table import Table
 from conformance.arithmetic import Axis
 from conformance.oracle.bounds import arithmetic_for
 from conformance.outcome import Outcome
-from conformance.problem import Problem
+from conformance.problem import ChainProblem, LinearProblem, Problem
 from conformance.runs import Record
-from conformance.spec import Convolution
+from conformance.spec import Case, Chain, Convolution, Pooling, Step
 from conformance.text import printable
-from conformance.verdict import judge
+from conformance.verdict import judge_parts, judge_stages
 
 WORST = 8
+SAID = (
+    "op",
+    "dtype",
+    "groups",
+    "bias",
+    "padding",
+    "output_padding",
+    "output_size",
+    "auto_pad",
+    "output_shape",
+    "relationship",
+    "ceil_mode",
+    "magnitude",
+    "isolate",
+    "overlap",
+    "rectify",
+    "lrn_down",
+    "bias_down",
+    "direction",
+    "switches",
+)
 DIGITS = (9, 9, 3, 3, 6, 4)
 
 
-def show_case(case: Convolution, console: Console) -> None:
-    """The case in full: where it stands, its sizes, and per axis which rows are kept."""
+def show_case(case: Case, console: Console) -> None:
+    """The case in full: where it stands, its sizes, and per axis which rows are kept, or its stages."""
     console.print(case.id, style="bold", highlight=False)
     source = f"  {printable(case.source)}" if case.source else ""
     console.print(f"{case.location}{source}", style="dim", highlight=False)
     if case.notes:
         console.print(printable(case.notes), highlight=False)
-    said = {"op": case.op, "dtype": case.dtype, "groups": case.groups, "bias": case.bias}
-    spelled = {
-        key: value
-        for key in ("padding", "output_padding", "output_size", "auto_pad", "output_shape", "relationship")
-        if (value := getattr(case, key)) is not None
-    }
-    for key, value in (said | spelled).items():
-        console.print(f"  {key:15s} {value}", highlight=False)
+    for key in SAID:
+        if (value := getattr(case, key, None)) is not None:
+            console.print(f"  {key:15s} {value}", highlight=False)
     for name, shape in (case.tensor_shapes | case.result_shapes).items():
         console.print(f"  {name:15s} {'x'.join(map(str, shape))}", highlight=False)
+    if isinstance(case, Convolution):
+        _show_axes(case, console)
+    elif isinstance(case, Chain):
+        _show_stages(case, console)
+
+
+def _show_stages(case: Chain, console: Console) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("stage", "what it does", "reads", "gives"):
+        table.add_column(heading)
+    for stage in case.stages:
+        table.add_row(*map(printable, (stage.name, _step(stage.step), ", ".join(stage.reads), ", ".join(stage.gives))))
+    console.print(table)
+
+
+def _step(step: Step) -> str:
+    """A step in words."""
+    if isinstance(step, Convolution | Pooling):
+        source, result = (step.tensor_shapes["input"], step.result_shapes["output"])
+        sizes = " to ".join("x".join(map(str, shape)) for shape in (source, result))
+        return f"{step.op} {_window(step)}: {sizes}"
+    said = ", ".join(f"{f.name} {getattr(step, f.name)}" for f in fields(step) if getattr(step, f.name) is not None)
+    return f"{type(step).__name__} ({said})"
+
+
+def _window(step: Convolution | Pooling) -> str:
+    kernel, stride = ("x".join(map(str, sizes)) for sizes in (step.kernel, step.stride))
+    return f"{kernel}, stride {stride}"
+
+
+def _show_axes(case: Convolution, console: Console) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("axis", "input", "kernel", "stride", "dilation", "begin", "end", "output", "in words"):
         table.add_column(heading)
@@ -72,15 +120,35 @@ def show_records(records: Iterable[Record], console: Console) -> None:
     console.print(table)
 
 
-def show_outcome(problem: Problem, target: str, outcome: Outcome, promised: str, console: Console) -> bool:
-    """One outcome now: the verdict, and the elements that are most wrong.  Returns whether it fails."""
-    judgement = judge(problem, outcome, promised)
+def show_outcome(problem: Problem, target: str, outcomes: Sequence[Outcome], promised: str, console: Console) -> bool:
+    """What came of a problem now: the verdict, and what is most wrong.  Returns whether it fails."""
+    judgement = judge_parts(problem, outcomes, promised)
     console.print(f"\n{target} on {problem.data} data: {judgement.verdict} ({judgement.arithmetic})", style="bold")
     for text in filter(None, (judgement.diagnosis, judgement.message)):
         console.print(f"  {text}", highlight=False)
+    if isinstance(problem, ChainProblem) and outcomes[0].kind == "returned":
+        _show_judged_stages(problem, outcomes[0], promised, console)
+    if isinstance(problem, LinearProblem) and not judgement.passed:
+        _show_worst(problem, outcomes[0], promised, console)
+    return judgement.failed
+
+
+def _show_judged_stages(problem: ChainProblem, outcome: Outcome, promised: str, console: Console) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("stage", "verdict", "error introduced", "bound used", "message"):
+        table.add_column(heading, overflow="fold")
+    for name, judgement in judge_stages(problem, outcome, promised):
+        numbers = ["" if v is None else f"{v:.3g}" for v in (judgement.max_abs_error, judgement.bound_usage)]
+        said = "; ".join(filter(None, (judgement.diagnosis, judgement.message)))
+        table.add_row(name, judgement.verdict, *numbers, printable(said))
+    console.print(table)
+
+
+def _show_worst(problem: LinearProblem, outcome: Outcome, promised: str, console: Console) -> None:
+    """The elements that are most wrong."""
     actual = outcome.tensors.get("output")
-    if actual is None or actual.shape != problem.exact.shape or judgement.passed:
-        return judgement.failed
+    if actual is None or actual.shape != problem.exact.shape:
+        return
     arithmetic = arithmetic_for(promised, problem.case.dtype)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("element", "got", "expected", "error", "bound", "products", "A"):
@@ -100,4 +168,3 @@ def show_outcome(problem: Problem, target: str, outcome: Outcome, promised: str,
         table.add_row(place, *(f"{v:.{digits}g}" for v, digits in zip(values, DIGITS, strict=True)))
     console.print(table)
     console.print(f"{int(np.count_nonzero(error))} of {error.size} elements differ from the exact result")
-    return judgement.failed

@@ -2,14 +2,40 @@
 
 ``case``         the frozen case that the rest of the house works with
 ``fields``       the kinds of value that YAML may hold      ``convolution``  the models of the three convolution ops
+``steps``        chains, and the small steps in them        ``pooling``      max_pool and max_unpool
+``deconvnet``    deconv_block and deconvnet                 ``adaptive``     adaptive_deconv
 ``marks``        YAML with line numbers                      ``matrix``       grids of cases
 ``loader``       file to cases, all errors at once           ``vectors``      published numbers
 ``suites``       names and paths to files                    ``schema``       JSON Schema for editors
 """
 
-from conformance.spec.case import DATA_KINDS, DRAWN_KINDS, EDGE_KINDS, PUBLISHED, Case, Convolution, Vectors
+from conformance.spec.adaptive import AdaptiveDeconv
+from conformance.spec.case import (
+    DATA_KINDS,
+    DRAWN_KINDS,
+    EDGE_KINDS,
+    PROPERTIES,
+    PUBLISHED,
+    Case,
+    Convolution,
+    Vectors,
+    is_index,
+)
+from conformance.spec.deconvnet import DeconvBlock, Deconvnet
 from conformance.spec.loader import load_suite
+from conformance.spec.pooling import MaxPool, MaxUnpool, Pooling
 from conformance.spec.schema import suite_schema
+from conformance.spec.steps import (
+    Chain,
+    Isolate,
+    Rectify,
+    Reshape,
+    ResponseNorm,
+    ResponseNormGradient,
+    Stage,
+    Step,
+    Take,
+)
 from conformance.spec.suites import PROFILES, load_cases, shipped_suites
 
 __all__ = [
@@ -17,10 +43,27 @@ __all__ = [
     "DRAWN_KINDS",
     "EDGE_KINDS",
     "PROFILES",
+    "PROPERTIES",
     "PUBLISHED",
+    "AdaptiveDeconv",
     "Case",
+    "Chain",
     "Convolution",
+    "DeconvBlock",
+    "Deconvnet",
+    "Isolate",
+    "MaxPool",
+    "MaxUnpool",
+    "Pooling",
+    "Rectify",
+    "Reshape",
+    "ResponseNorm",
+    "ResponseNormGradient",
+    "Stage",
+    "Step",
+    "Take",
     "Vectors",
+    "is_index",
     "load_cases",
     "load_suite",
     "shipped_suites",

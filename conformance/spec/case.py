@@ -13,10 +13,16 @@ from conformance.arithmetic.spellings import AutoPad, Mode, Pair
 
 EDGE_KINDS = ("edge-nan", "edge-inf", "edge-zero", "edge-subnormal", "edge-huge")
 DRAWN_KINDS = ("exact", "rounding", *EDGE_KINDS)
+PROPERTIES = ("adjoint", "linearity", "gradient")
 PUBLISHED = "published"
-DATA_KINDS = (*DRAWN_KINDS, PUBLISHED)
+DATA_KINDS = (*DRAWN_KINDS, *PROPERTIES, PUBLISHED)
 
 Shape = tuple[int, ...]
+
+
+def is_index(name: str) -> bool:
+    """Whether a tensor of that name holds int64 indices, and not numbers of the case's dtype."""
+    return name.rpartition(".")[2] == "indices"
 
 
 @dataclass(frozen=True, slots=True)

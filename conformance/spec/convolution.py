@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from conformance.arithmetic import Axis, Quantities, check_relationship
 from conformance.arithmetic import spellings as spell
 from conformance.arithmetic.axis import extent, full_size
-from conformance.spec.case import Convolution
+from conformance.spec.case import DRAWN_KINDS, Convolution
 from conformance.spec.fields import (
     AutoPadName,
     Boolean,
@@ -20,6 +20,8 @@ from conformance.spec.fields import (
     PerAxisOrZero,
     Positive,
     SpatialSize,
+    pads_per_axis,
+    per_axis,
 )
 
 Pair = tuple[int, int]
@@ -28,6 +30,8 @@ Pads = tuple[Pair, ...] | spell.Mode
 
 class ConvolutionEntry(Entry):
     """Keys that the three ops share.  ``input`` is the spatial size of what the op is fed."""
+
+    kinds: ClassVar[tuple[str, ...]] = (*DRAWN_KINDS, "adjoint", "linearity")
 
     in_channels: Positive = 1
     out_channels: Positive = 1
@@ -75,19 +79,11 @@ class ConvolutionEntry(Entry):
 
     def per_axis(self, key: str) -> tuple[Any, ...]:
         """The value of ``key`` for each axis."""
-        value = getattr(self, key)
-        if not isinstance(value, tuple):
-            return (value,) * self.rank
-        if len(value) != self.rank:
-            raise KeyedError(key, f"expected {self.rank} values, one per axis of input, got {len(value)}")
-        return value
+        return per_axis(key, getattr(self, key), self.rank)
 
     def pads(self) -> Pads:
         """``padding`` as ``(begin, end)`` per axis, or the word."""
-        if self.padding == "same" or self.padding == "valid":
-            return self.padding  # type: ignore[return-value]
-        values = self.per_axis("padding")
-        return tuple(v if isinstance(v, tuple) else (v or 0, v or 0) for v in values)
+        return pads_per_axis(self.padding, self.rank)
 
     def sizes(self, n: int) -> tuple[int, int, int, int]:
         """Input size, kernel, stride and dilation of axis ``n``."""

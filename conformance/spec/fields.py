@@ -6,14 +6,32 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from conformance.arithmetic.spellings import AutoPad
+from conformance.arithmetic.spellings import AutoPad, Mode, Pair
 from conformance.dtypes import FORMATS
-from conformance.spec.case import DRAWN_KINDS
+from conformance.spec.case import DRAWN_KINDS, PROPERTIES
+from conformance.spec.steps import (
+    BIAS_DOWNS,
+    DIRECTIONS,
+    ISOLATIONS,
+    NORM_DOWNS,
+    OVERLAPS,
+    RECTIFICATIONS,
+    SEEDS,
+    SWITCHES,
+    BiasDown,
+    Direction,
+    Isolation,
+    NormDown,
+    Overlap,
+    Rectification,
+    Seed,
+    Switches,
+)
 
 MAX_SIZE = 2**31 - 1
 
@@ -146,7 +164,25 @@ def _text(value: Any) -> str:
     return value
 
 
-_KINDS = (*DRAWN_KINDS, "edge")
+def _real(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e30:
+        raise _expected("a number >= 0", value)
+    return float(value)
+
+
+def _strongest_or(what: Written, name: str) -> Written:
+    """``max``, or what else ``what`` reads."""
+
+    def parse(value: Any) -> Any:
+        try:
+            return None if value == "max" else what.parse(value)
+        except PydanticCustomError:
+            raise _expected(f"max or {name}", value) from None
+
+    return Written(parse, {"anyOf": [{"const": "max"}, what.schema]})
+
+
+_KINDS = (*DRAWN_KINDS, "edge", *PROPERTIES)
 
 Count = Annotated[int, _integer(0)]
 Positive = Annotated[int, _integer(1)]
@@ -159,6 +195,19 @@ Dtype = Annotated[str, _one_of(tuple(FORMATS))]
 AutoPadName = Annotated[AutoPad, _one_of(get_args(AutoPad))]
 Kinds = Annotated[tuple[str, ...], _several(_KINDS, ", ".join(_KINDS))]
 Tags = Annotated[tuple[str, ...], _several(None, "words")]
+Real = Annotated[float, Written(_real, {"type": "number", "minimum": 0})]
+ChannelChoice = Annotated[int | None, _strongest_or(_integer(0), "the number of a channel")]
+UnitChoice = Annotated[
+    tuple[int, ...] | None, _strongest_or(_sizes(0, scalar=False), "a position, one integer per axis")
+]
+OverlapName = Annotated[Overlap, _one_of(OVERLAPS)]
+RectificationName = Annotated[Rectification, _one_of(RECTIFICATIONS)]
+IsolationName = Annotated[Isolation, _one_of(ISOLATIONS)]
+SeedName = Annotated[Seed, _one_of(SEEDS)]
+NormDownName = Annotated[NormDown, _one_of(NORM_DOWNS)]
+BiasDownName = Annotated[BiasDown, _one_of(BIAS_DOWNS)]
+DirectionName = Annotated[Direction, _one_of(DIRECTIONS)]
+SwitchesName = Annotated[Switches, _one_of(SWITCHES)]
 Boolean = Annotated[bool, Written(_boolean, {"type": "boolean"})]
 Text = Annotated[str, Written(_text, {"type": "string"})]
 Numbers = Annotated[Any, Written(lambda value: value, {"type": ["number", "string", "array"]})]
@@ -173,6 +222,9 @@ class Strict(BaseModel):
 class Entry(Strict):
     """What every case may say, whatever its op."""
 
+    kinds: ClassVar[tuple[str, ...]] = DRAWN_KINDS
+    """The kinds of data that the op has."""
+
     op: str
     dtype: Dtype = "float32"
     batch: Count = 1
@@ -185,6 +237,12 @@ class Entry(Strict):
     vectors: Text | None = None
     decimals: Count | None = None
 
+    def refused(self) -> dict[str, str]:
+        """Kinds of data that these values leave no room for, with the reason."""
+        if self.dtype == "float64":
+            return {"rounding": "what the oracle sums in float64 without rounding every honest float64 target does too"}
+        return {}
+
     def resolve(self, common: dict[str, Any]) -> Any:
         """The case that this entry describes.  Raises KeyedError where its values do not fit together."""
         raise NotImplementedError
@@ -196,3 +254,26 @@ class KeyedError(ValueError):
     def __init__(self, key: str, message: str) -> None:
         self.key = key
         super().__init__(message)
+
+
+def per_axis(key: str, value: Any, rank: int) -> tuple[int, ...]:
+    """The value of ``key`` for each axis.  Raises KeyedError where their number is wrong."""
+    if not isinstance(value, tuple):
+        return (value,) * rank
+    if len(value) != rank:
+        raise KeyedError(key, f"expected {rank} values, one per axis of input, got {len(value)}")
+    return value
+
+
+def pads_per_axis(value: Any, rank: int) -> tuple[Pair, ...] | Mode:
+    """``padding`` as ``(begin, end)`` per axis, or the word."""
+    if value == "same" or value == "valid":
+        return value  # type: ignore[no-any-return]
+    values = per_axis("padding", value or 0, rank)
+    return tuple(v if isinstance(v, tuple) else (v, v) for v in values)
+
+
+def few_bits(dtype: str) -> dict[str, str]:
+    """Why chains of convolutions have no data in 16 bits whose sums are exact."""
+    kinds = ("exact", "gradient", "adjoint", "linearity")
+    return dict.fromkeys(kinds, f"{dtype} cannot hold the sums") if FORMATS[dtype].precision < 24 else {}

@@ -14,16 +14,24 @@ from pydantic import TypeAdapter, ValidationError
 from conformance.dtypes import FORMATS
 from conformance.errors import Problem, SpecError
 from conformance.spec import matrix as grid
+from conformance.spec.adaptive import AdaptiveDeconvEntry
 from conformance.spec.case import EDGE_KINDS, PUBLISHED, Case
 from conformance.spec.convolution import ConvEntry, ConvInputGradientEntry, ConvTransposeEntry
+from conformance.spec.deconvnet import DeconvBlockEntry, DeconvnetEntry
 from conformance.spec.fields import Entry, KeyedError, Name, show
 from conformance.spec.marks import Document, KeyPath, dotted, read_document
+from conformance.spec.pooling import MaxPoolEntry, MaxUnpoolEntry
 from conformance.spec.vectors import attach_vectors
 
 OPS: dict[str, type[Entry]] = {
     "conv": ConvEntry,
     "conv_transpose": ConvTransposeEntry,
     "conv_input_gradient": ConvInputGradientEntry,
+    "max_pool": MaxPoolEntry,
+    "max_unpool": MaxUnpoolEntry,
+    "deconv_block": DeconvBlockEntry,
+    "deconvnet": DeconvnetEntry,
+    "adaptive_deconv": AdaptiveDeconvEntry,
 }
 SUITE_KEYS = ("suite", "source", "notes", "defaults", "cases")
 MAX_CASE_BYTES = 4 * 2**30
@@ -137,8 +145,10 @@ class _Loader:
         except ValidationError as error:
             self._invalid(error, model, path, values)
         except KeyedError as error:
-            where = values.get(error.key.partition(".")[0], (None, path))[1]
-            self._problem(where, str(error), dotted((*path, error.key)))
+            first, *rest = error.key.split(".")
+            where = values.get(first, (None, path))[1]
+            inside = (*where, *(int(part) if part.isdigit() else part for part in rest))
+            self._problem(inside, str(error), dotted((*path, first, *inside[len(where) :])))
         else:
             if id in self.seen:
                 self._problem(path, f"the id {id} stands for two cases")
@@ -156,9 +166,7 @@ class _Loader:
             "source": entry.source,
             "location": f"{self.document.file}:{self.document.line(path)}",
         }
-        if not (data := data_kinds(entry)):
-            raise KeyedError("data", "expected exact or edge data: float64 has no rounding data")
-        case: Case = entry.resolve(common | {"data": data})
+        case: Case = entry.resolve(common | {"data": data_kinds(entry)})
         if (size := case.elements * FORMATS[case.dtype].dtype.itemsize) > MAX_CASE_BYTES:
             raise KeyedError("input", f"too large: {size:,} bytes of tensors, expected at most {MAX_CASE_BYTES:,}")
         vectors = attach_vectors(case, entry.tensors, entry.expected, entry.vectors, entry.decimals, self.folder)
@@ -179,14 +187,18 @@ class _Loader:
 
 
 def data_kinds(entry: Entry) -> tuple[str, ...]:
-    """The kinds of data that a case is run with.
-
-    float64 has no rounding data: the oracle computes in float64, and data that it sums without rounding is summed
-    without rounding by every honest float64 target too.
-    """
+    """The kinds of data that a case is run with.  Raises KeyedError where none is left or one is out of place."""
     named = entry.data or ("exact", "rounding")
-    kinds = [kind for name in named for kind in (EDGE_KINDS if name == "edge" else (name,))]
-    return tuple(kind for kind in dict.fromkeys(kinds) if not (entry.dtype == "float64" and kind == "rounding"))
+    edges = tuple(kind for kind in EDGE_KINDS if kind in entry.kinds)
+    kinds = [kind for name in named for kind in (edges if name == "edge" else (name,))]
+    for kind in kinds:
+        if kind not in entry.kinds:
+            raise KeyedError("data", f"expected one or a list of {', '.join(entry.kinds)} for {entry.op}, got {kind}")
+    refused = entry.refused()
+    if not (left := tuple(kind for kind in dict.fromkeys(kinds) if kind not in refused)):
+        reasons = "; ".join(f"no {kind} data: {refused[kind]}" for kind in dict.fromkeys(kinds) if kind in refused)
+        raise KeyedError("data", reasons or f"{entry.op} has no edge data")
+    return left
 
 
 @functools.cache

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from conformance.dtypes import FORMATS, Format, round_once
-from conformance.spec.case import Case, Shape, Vectors
+from conformance.spec.case import Case, Shape, Vectors, is_index
 from conformance.spec.fields import KeyedError
+from conformance.spec.steps import index_limit
 
 MAX_BYTES = 2**30
 MAX_DEPTH = 8
@@ -38,14 +39,25 @@ def attach_vectors(
             raise KeyedError(_OUTPUTS, "expected tensors beside it")
         return None
     key = "vectors" if file is not None else ""
-    inputs = {
-        n: _in_format(_array(v, key or f"{_INPUTS}.{n}"), FORMATS[case.dtype], key or f"{_INPUTS}.{n}")
-        for n, v in tensors.items()
-    }
+    inputs = {n: _input(case, n, v, key or f"{_INPUTS}.{n}") for n, v in tensors.items()}
     outputs = {n: _array(v, key or f"{_OUTPUTS}.{n}").astype(np.float64) for n, v in (expected or {}).items()}
     _check(inputs, case.tensor_shapes, key or _INPUTS, every=True)
     _check(outputs, case.result_shapes, key or _OUTPUTS, every=False)
     return Vectors(inputs, outputs, decimals)
+
+
+def _input(case: Case, name: str, value: Any, key: str) -> np.ndarray:
+    array = _array(value, key)
+    return _indices(array, key, case, name) if is_index(name) else _in_format(array, FORMATS[case.dtype], key)
+
+
+def _indices(array: np.ndarray, key: str, case: Case, name: str) -> np.ndarray:
+    """Switches that stay in the plane that they are for.  Raises KeyedError."""
+    limit = index_limit(case, name)
+    wide = array.astype(np.float64)
+    if not ((wide == np.rint(wide)) & (wide >= 0) & (wide < limit)).all():
+        raise KeyedError(key, f"expected integers from 0 to {limit - 1}, flat within each plane")
+    return array.astype(np.int64)
 
 
 def read_npz(folder: Path, name: str) -> dict[str, np.ndarray]:

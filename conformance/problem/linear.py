@@ -1,45 +1,38 @@
-"""Case to problem: the tensors, the exact result, and per element what bounds an honest error."""
+"""Convolutions: the tensors, the exact result, and per element what bounds an honest error."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from conformance.arithmetic import Axis
-from conformance.dtypes import FORMATS, Format, round_once
+from conformance.dtypes import FORMATS, round_once
 from conformance.errors import OracleRounded
 from conformance.oracle.draws import ORACLE_PRECISION, Drawn, draw_exact, draw_rounding, generator
 from conformance.oracle.edges import Allowed, draw_edge, expect_edge
 from conformance.oracle.operators import OPERATORS, Linear, bias_of, precision_needed
+from conformance.problem.base import Problem, Tensors
 from conformance.spec import EDGE_KINDS, PUBLISHED, Convolution
 
 MAX_ATTEMPTS = 16
-Tensors = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A case with numbers.
+class LinearProblem(Problem):
+    """A convolution with numbers.
 
-    ``tensors`` are in the case's dtype.  ``exact`` is the result in float64 (infinite or NaN where edge data demands
+    ``exact`` is the result in float64 (infinite or NaN where edge data demands
     it), ``oracle_error`` how far it may be from the truth: 0 for everything that is drawn.  ``allowed`` is set for
     edge data only.
     """
 
     case: Convolution
-    data: str
-    tensors: Tensors
     exact: np.ndarray = field(repr=False)
     allowed: Allowed | None = field(default=None, repr=False)
     known_magnitude: np.ndarray | None = field(default=None, repr=False)
     rounded_by_oracle: bool = False
-
-    @property
-    def format(self) -> Format:
-        return FORMATS[self.case.dtype]
 
     @cached_property
     def rounded(self) -> np.ndarray:
@@ -64,25 +57,24 @@ class Problem:
         """The bias so that it broadcasts against the result; -0 where there is none."""
         return bias_of(self.case, self.tensors)
 
-    def read_as(self, axes: tuple[Axis, ...]) -> Problem:
+    def read_as(self, axes: tuple[Axis, ...]) -> LinearProblem:
         """The same numbers where the case means other axes."""
         case = replace(self.case, axes=axes, readings=())
         if self.allowed is not None:
             return _edge_problem(case, self.data, self.tensors)
         exact = OPERATORS[case.op].output(case, self.tensors)
-        return Problem(case, self.data, self.tensors, exact, rounded_by_oracle=self.rounded_by_oracle)
+        return LinearProblem(case, self.data, self.tensors, exact, rounded_by_oracle=self.rounded_by_oracle)
 
     @property
     def nbytes(self) -> int:
         """Bytes that it holds on to, bounded from above."""
-        return sum(t.nbytes for t in self.tensors.values()) + self.exact.size * (16 + self.format.dtype.itemsize)
+        return super().nbytes + self.exact.size * (16 + self.format.dtype.itemsize)
 
 
-def pose(case: Convolution, data: str, seed: int = 0) -> Problem:
-    """Draw the numbers of a case, or take those that it brings along, and compute the exact result.
+def pose_linear(case: Convolution, data: str, seed: int = 0) -> LinearProblem:
+    """The problem of a convolution.
 
-    The same case, data kind and seed give the same problem on every machine.  Raises OracleRounded where float64 cannot
-    hold the sums, which never happens on data that is drawn.
+    Raises OracleRounded where float64 cannot hold the sums, which never happens on data that is drawn.
     """
     operator = OPERATORS[case.op]
     if data == PUBLISHED:
@@ -106,15 +98,15 @@ def pose(case: Convolution, data: str, seed: int = 0) -> Problem:
     raise AssertionError("unreachable")
 
 
-def _edge_problem(case: Convolution, data: str, tensors: Tensors) -> Problem:
+def _edge_problem(case: Convolution, data: str, tensors: Tensors) -> LinearProblem:
     wide = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
     bias = bias_of(case, wide)
     apply = OPERATORS[case.op].apply
     exact, allowed = expect_edge(data, wide, lambda x, w: apply(case, x, w), bias, FORMATS[case.dtype])
-    return Problem(case, data, tensors, exact, allowed)
+    return LinearProblem(case, data, tensors, exact, allowed)
 
 
-def _checked(case: Convolution, data: str, operator: Linear, drawn: Drawn, precision: int) -> Problem:
+def _checked(case: Convolution, data: str, operator: Linear, drawn: Drawn, precision: int) -> LinearProblem:
     """The problem, after making sure that no sum needs more than ``precision`` bits."""
     magnitude = None
     if drawn.bound is None:
@@ -122,15 +114,15 @@ def _checked(case: Convolution, data: str, operator: Linear, drawn: Drawn, preci
         if (needed := precision_needed(magnitude, drawn.unit)) > precision:
             raise OracleRounded(f"{case.id} ({data}): sums need {needed} bits, there are {precision}")
     exact = operator.output(case, drawn.tensors)
-    return Problem(case, data, drawn.tensors, exact, known_magnitude=magnitude)
+    return LinearProblem(case, data, drawn.tensors, exact, known_magnitude=magnitude)
 
 
-def _pose_published(case: Convolution, operator: Linear) -> Problem:
+def _pose_published(case: Convolution, operator: Linear) -> LinearProblem:
     if case.vectors is None:
         raise ValueError(f"{case.id} brings no numbers along")
     tensors = case.vectors.tensors
     exact = operator.output(case, tensors)
-    return Problem(case, PUBLISHED, tensors, exact, rounded_by_oracle=True)
+    return LinearProblem(case, PUBLISHED, tensors, exact, rounded_by_oracle=True)
 
 
 def _finite(tensor: np.ndarray) -> np.ndarray:

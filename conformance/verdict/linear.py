@@ -1,25 +1,20 @@
-"""What an outcome means, judged against the problem."""
+"""Convolutions: legal rounding, a weaker arithmetic than promised, or wrong."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from conformance.dtypes import FORMATS
-from conformance.oracle.bounds import ARITHMETICS, COARSER_SUMS, Arithmetic, arithmetic_for, gamma, rounded_operands
+from conformance.oracle.bounds import ARITHMETICS, COARSER_SUMS, Arithmetic, gamma, rounded_operands
 from conformance.oracle.edges import FINITE, NAN, NEGATIVE_INFINITE, POSITIVE_INFINITE
 from conformance.oracle.gates import Usage, usage
 from conformance.oracle.operators import OPERATORS
 from conformance.oracle.reductions import reductions
 from conformance.outcome import Outcome
-from conformance.problem import Problem
-
-PASSED = ("exact", "within_bound")
-FAILED = ("reduced", "deviates", "wrong_shape", "wrong_dtype", "error", "crash", "timeout")
-NEUTRAL = ("unsupported", "ambiguous")
-VERDICTS = (*PASSED, *FAILED, *NEUTRAL)
+from conformance.problem import LinearProblem
+from conformance.verdict.base import Judgement, sizes, worst
 
 COARSEST = rounded_operands("coarsest", 7, "operands truncated to 8 bits")
 """Beyond its bound it is not worth looking for a weaker arithmetic that explains a result."""
@@ -28,47 +23,7 @@ NORMWISE = 64.0
 """How many times the componentwise bound of the largest element a Winograd or FFT result may be off anywhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A verdict and the numbers behind it.
-
-    ``arithmetic`` is what the target was held to, or for ``reduced`` what it did instead.  ``bound_usage`` and
-    ``rms_usage`` are fractions of the two gates; None where nothing was measured.
-    """
-
-    verdict: str
-    arithmetic: str = ""
-    max_abs_error: float | None = None
-    bound_usage: float | None = None
-    rms_usage: float | None = None
-    diagnosis: str = ""
-    message: str = ""
-
-    @property
-    def passed(self) -> bool:
-        return self.verdict in PASSED
-
-    @property
-    def failed(self) -> bool:
-        return self.verdict in FAILED
-
-
-def judge(problem: Problem, outcome: Outcome, promised: str = "native") -> Judgement:
-    """The verdict on an outcome, for a target that promised an arithmetic (``native``: that of the case's dtype)."""
-    try:
-        arithmetic = arithmetic_for(promised, problem.case.dtype)
-    except KeyError:
-        known = ", ".join(ARITHMETICS)
-        return Judgement(
-            "error", promised, message=f"the target promises {promised}; expected native or one of {known} (+bias)"
-        )
-    if outcome.kind != "returned":
-        return Judgement(outcome.kind, arithmetic.name, message=outcome.message)
-    with np.errstate(all="ignore"):  # targets return anything
-        return _judge_readings(problem, outcome, arithmetic)
-
-
-def _judge_readings(problem: Problem, outcome: Outcome, arithmetic: Arithmetic) -> Judgement:
+def judge_linear(problem: LinearProblem, outcome: Outcome, arithmetic: Arithmetic) -> Judgement:
     """The verdict, or ``ambiguous`` where the specification has several readings and this is one of them."""
     judgement = _judge_returned(problem, outcome, arithmetic)
     for name, axes in problem.case.readings:
@@ -80,12 +35,12 @@ def _judge_readings(problem: Problem, outcome: Outcome, arithmetic: Arithmetic) 
     return judgement
 
 
-def _judge_returned(problem: Problem, outcome: Outcome, arithmetic: Arithmetic) -> Judgement:
+def _judge_returned(problem: LinearProblem, outcome: Outcome, arithmetic: Arithmetic) -> Judgement:
     actual = outcome.tensors.get("output")
     if not isinstance(actual, np.ndarray):
         return Judgement("error", arithmetic.name, message="returned no array named output")
     if actual.shape != problem.exact.shape:
-        message = f"expected {_sizes(problem.exact.shape)}, got {_sizes(actual.shape)}"
+        message = f"expected {sizes(problem.exact.shape)}, got {sizes(actual.shape)}"
         return Judgement("wrong_shape", arithmetic.name, message=message)
     if actual.dtype != problem.format.dtype:
         return Judgement("wrong_dtype", arithmetic.name, message=f"expected {problem.format.name}, got {actual.dtype}")
@@ -96,7 +51,7 @@ def _judge_returned(problem: Problem, outcome: Outcome, arithmetic: Arithmetic) 
     return _judge_rounded(problem, actual, arithmetic)
 
 
-def judge_published(problem: Problem) -> Judgement:
+def judge_published_linear(problem: LinearProblem) -> Judgement:
     """The verdict on the oracle itself, where a case publishes what must come out."""
     vectors = problem.case.vectors
     if vectors is None or "output" not in vectors.expected:
@@ -116,12 +71,12 @@ def judge_published(problem: Problem) -> Judgement:
     return Judgement("within_bound" if used <= 1 else "deviates", "float64", error, used, used)
 
 
-def _judge_rounded(problem: Problem, actual: np.ndarray, arithmetic: Arithmetic) -> Judgement:
+def _judge_rounded(problem: LinearProblem, actual: np.ndarray, arithmetic: Arithmetic) -> Judgement:
     """A result that differs from the exact one: legal rounding, a weaker arithmetic, or wrong."""
     used = _usage(problem, actual, arithmetic)
     if used.legal and (problem.data != "exact" or arithmetic.name != problem.case.dtype):
         return _judgement("within_bound", arithmetic.name, used)
-    message = _worst(problem, actual, used.worst)
+    message = worst(actual, problem.exact, used.worst)
     if (weaker := _weaker(problem, actual, arithmetic)) is not None:
         name, diagnosis = weaker
         return _judgement("reduced", name, used, diagnosis, message)
@@ -132,7 +87,9 @@ def _judgement(verdict: str, arithmetic: str, used: Usage, diagnosis: str = "", 
     return Judgement(verdict, arithmetic, used.max_abs_error, used.bound, used.rms, diagnosis, message)
 
 
-def _usage(problem: Problem, actual: np.ndarray, arithmetic: Arithmetic, exact: np.ndarray | None = None) -> Usage:
+def _usage(
+    problem: LinearProblem, actual: np.ndarray, arithmetic: Arithmetic, exact: np.ndarray | None = None
+) -> Usage:
     oracle_unit = FORMATS["float64"].unit_roundoff if problem.rounded_by_oracle else 0.0
     reference = problem.exact if exact is None else exact
     return usage(
@@ -140,7 +97,7 @@ def _usage(problem: Problem, actual: np.ndarray, arithmetic: Arithmetic, exact: 
     )
 
 
-def _weaker(problem: Problem, actual: np.ndarray, arithmetic: Arithmetic) -> tuple[str, str] | None:
+def _weaker(problem: LinearProblem, actual: np.ndarray, arithmetic: Arithmetic) -> tuple[str, str] | None:
     """The arithmetic that explains the result after all, and how to say it; None if there is none."""
     if not np.isfinite(actual).all():
         return None
@@ -160,7 +117,7 @@ def _weaker(problem: Problem, actual: np.ndarray, arithmetic: Arithmetic) -> tup
     return None
 
 
-def _is_winograd_like(problem: Problem, actual: np.ndarray, arithmetic: Arithmetic) -> bool:
+def _is_winograd_like(problem: LinearProblem, actual: np.ndarray, arithmetic: Arithmetic) -> bool:
     """Within the bound of the *largest* element everywhere: all that can be said of transformed convolutions."""
     n = np.full(problem.products.shape, problem.products.max(initial=1.0))
     largest = np.broadcast_to(problem.magnitude.max(initial=0.0), problem.exact.shape)
@@ -168,20 +125,20 @@ def _is_winograd_like(problem: Problem, actual: np.ndarray, arithmetic: Arithmet
     return used.bound <= NORMWISE and used.max_abs_error < _smallest_product(problem)
 
 
-def _smallest_product(problem: Problem) -> float:
+def _smallest_product(problem: LinearProblem) -> float:
     """What the loss of one typical product would change; an error of that size may be a missing tap."""
     count = float(problem.products.max(initial=1.0))
     return float(problem.magnitude.max(initial=0.0)) / count / 4
 
 
-def _judge_edge(problem: Problem, actual: np.ndarray, arithmetic: Arithmetic) -> Judgement:
+def _judge_edge(problem: LinearProblem, actual: np.ndarray, arithmetic: Arithmetic) -> Judgement:
     assert problem.allowed is not None
     wrong = _edge_violations(problem, actual)
     error = np.abs(actual.astype(np.float64) - problem.exact)
     largest = float(error.max(initial=0.0, where=np.isfinite(error)))
     if not wrong.any():
         return Judgement("exact", arithmetic.name, largest, 0.0, 0.0)
-    message = _worst(problem, actual, int(wrong.argmax())) + f"; {int(wrong.sum())} of {wrong.size} elements"
+    message = worst(actual, problem.exact, int(wrong.argmax())) + f"; {int(wrong.sum())} of {wrong.size} elements"
     if problem.data == "edge-subnormal" and not actual[wrong].any():
         return Judgement(
             "reduced", "flush-to-zero", largest, diagnosis="subnormal numbers are taken for zero", message=message
@@ -189,7 +146,7 @@ def _judge_edge(problem: Problem, actual: np.ndarray, arithmetic: Arithmetic) ->
     return Judgement("deviates", arithmetic.name, largest, message=message)
 
 
-def _edge_violations(problem: Problem, actual: np.ndarray) -> np.ndarray:
+def _edge_violations(problem: LinearProblem, actual: np.ndarray) -> np.ndarray:
     """Elements that are none of what they may be."""
     assert problem.allowed is not None
     outcomes, rounded = problem.allowed.outcomes, problem.rounded
@@ -200,18 +157,3 @@ def _edge_violations(problem: Problem, actual: np.ndarray) -> np.ndarray:
     right |= (outcomes & NEGATIVE_INFINITE != 0) & (actual == -np.inf)
     right |= (outcomes & NAN != 0) & np.isnan(actual)
     return ~right
-
-
-def _worst(problem: Problem, actual: np.ndarray, index: int) -> str:
-    at = np.unravel_index(index, actual.shape)
-    place = ",".join(str(int(i)) for i in at)
-    return f"at [{place}] got {_number(actual[at])}, expected {_number(problem.exact[at])}"
-
-
-def _number(value: float) -> str:
-    value = float(value)
-    return f"{value:.9g}" if math.isfinite(value) else str(value)
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "a scalar"

@@ -1,0 +1,148 @@
+"""Max pooling with switches, and unpooling through them.
+
+Window ``m`` of an axis covers the positions ``j = m s - begin + t d`` with ``0 <= j < large`` (`Axis`); what lies
+outside never wins.  A switch is the flat index of the maximum in the plane of its channel.  Unpooling puts every value
+back to the place that its switch names.  Where windows overlap, several values may meet in one place: their sum is the
+adjoint of pooling through the same switches,
+
+    < P x, y > = < x, U y >,
+
+which neither one of them (assignment) nor their mean is.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from conformance.arithmetic import Axis
+
+Axes = Sequence[Axis]
+
+BLOCK = 2**22  # elements of all windows that are looked at together
+
+
+@functools.lru_cache(maxsize=64)
+def windows(axes: tuple[Axis, ...]) -> np.ndarray:
+    """Flat large positions of every window, ``(windows, taps)`` in C order; -1 for what lies outside."""
+    table = np.zeros((1, 1), np.int64)
+    for axis in axes:
+        m, t = np.arange(axis.small)[:, None], np.arange(axis.kernel)[None, :]
+        j = m * axis.stride - axis.begin + t * axis.dilation
+        inside = (j >= 0) & (j < axis.large)
+        before, after = table[:, None, :, None], np.where(inside, j, -1)[None, :, None, :]
+        joined = np.where((before < 0) | (after < 0), -1, before * axis.large + after)
+        table = joined.reshape(table.shape[0] * axis.small, table.shape[1] * axis.kernel)
+    table.flags.writeable = False
+    return table
+
+
+def planes(x: np.ndarray) -> np.ndarray:
+    """``(N, C, *spatial)`` as ``(N * C, positions)``."""
+    return x.reshape(x.shape[0] * x.shape[1], math.prod(x.shape[2:]))
+
+
+def max_pool(axes: Axes, x: np.ndarray, magnitude: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Values and switches: ``(N, C, *large)`` to two times ``(N, C, *small)``, the values of x's dtype.
+
+    Of equal maxima the first in C order; a NaN is larger than any number, and the first of several.  ``magnitude``
+    compares absolute values and keeps the sign.
+    """
+    table = windows(tuple(axes))
+    values = planes(x)
+    keys = np.abs(values) if magnitude else values
+    first = table[np.arange(table.shape[0]), (table >= 0).argmax(axis=1)]
+    switches = np.empty((values.shape[0], table.shape[0]), np.int64)
+    for start in range(0, values.shape[0], step := max(BLOCK // max(table.size, 1), 1)):
+        rows = slice(start, start + step)
+        seen = np.where(table >= 0, keys[rows][:, table], -np.inf)
+        best = seen.argmax(axis=2)
+        found = table[np.arange(table.shape[0]), best]
+        lowest = np.take_along_axis(seen, best[..., None], axis=2)[..., 0] == -np.inf
+        switches[rows] = np.where(lowest, first, found)
+    small = (*x.shape[:2], *(a.small for a in axes))
+    return np.take_along_axis(values, switches, axis=1).reshape(small), switches.reshape(small)
+
+
+def window_maxima(axes: Axes, x: np.ndarray) -> np.ndarray:
+    """The largest element of each window, NaN passed over; -inf where there is nothing else."""
+    table = windows(tuple(axes))
+    values = planes(x)
+    seen = np.where(table >= 0, values[:, table], -np.inf)
+    largest: np.ndarray = np.fmax.reduce(seen, axis=2, initial=-np.inf)
+    return largest.reshape(*x.shape[:2], *(a.small for a in axes))
+
+
+def runners_up(axes: Axes, x: np.ndarray, switches: np.ndarray) -> np.ndarray:
+    """The largest element of each window beside the one that its switch names; -inf where there is none."""
+    table = windows(tuple(axes))
+    seen = np.where(table >= 0, planes(x)[:, table], -np.inf)
+    chosen = table[None] == planes(switches)[..., None]
+    return np.where(chosen, -np.inf, seen).max(axis=2).reshape(switches.shape)  # type: ignore[no-any-return]
+
+
+def inside_window(axes: Axes, switches: np.ndarray) -> np.ndarray:
+    """Whether each switch names an element of its own window."""
+    table = windows(tuple(axes))
+    found = (table[None] == planes(switches)[..., None]) & (table >= 0)
+    return found.any(axis=2).reshape(switches.shape)  # type: ignore[no-any-return]
+
+
+def take(x: np.ndarray, switches: np.ndarray) -> np.ndarray:
+    """Pooling through given switches: the elements of ``(N, C, *large)`` that ``(N, C, *small)`` switches name."""
+    return np.take_along_axis(planes(x), planes(switches), axis=1).reshape(switches.shape)
+
+
+def unpool(y: np.ndarray, switches: np.ndarray, large: Sequence[int]) -> np.ndarray:
+    """Unpooling that adds: ``(N, C, *small)`` to ``(N, C, *large)`` in float64."""
+    return _scatter(np.add, y.astype(np.float64), switches, large)
+
+
+def writers(switches: np.ndarray, large: Sequence[int]) -> np.ndarray:
+    """How many values each place gets; float64, ``(N, C, *large)``."""
+    return unpool(np.ones(switches.shape), switches, large)
+
+
+def unpool_assign(y: np.ndarray, switches: np.ndarray, large: Sequence[int], *, first: bool = False) -> np.ndarray:
+    """Unpooling that assigns: the last value in C order stays, or the first."""
+    values, places = planes(y.astype(np.float64)), planes(switches)
+    result = np.zeros((values.shape[0], math.prod(large)))
+    order = slice(None, None, -1) if first else slice(None)
+    rows = np.repeat(np.arange(values.shape[0]), values.shape[1]).reshape(values.shape)
+    result[rows[:, order].ravel(), places[:, order].ravel()] = values[:, order].ravel()
+    return result.reshape(*y.shape[:2], *large)
+
+
+def unpool_extremes(y: np.ndarray, switches: np.ndarray, large: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest and the largest value that each place gets; 0 where it gets none."""
+    written = writers(switches, large) > 0
+    low = _scatter(np.minimum, y.astype(np.float64), switches, large, np.inf)
+    high = _scatter(np.maximum, y.astype(np.float64), switches, large, -np.inf)
+    return np.where(written, low, 0.0), np.where(written, high, 0.0)
+
+
+def written_by_one(actual: np.ndarray, y: np.ndarray, switches: np.ndarray) -> np.ndarray:
+    """For each place whether what stands there is one of the values that it gets, or 0 if it gets none."""
+    large = actual.shape[2:]
+    same = np.equal(take(actual.astype(np.float64), switches), y.astype(np.float64))
+    same |= np.isnan(take(actual, switches)) & np.isnan(y)
+    hits = unpool(same.astype(np.float64), switches, large)
+    untouched: np.ndarray = (writers(switches, large) == 0) & (actual == 0)
+    return untouched | (hits > 0)
+
+
+def _scatter(
+    combine: np.ufunc, y: np.ndarray, switches: np.ndarray, large: Sequence[int], start: float = 0.0
+) -> np.ndarray:
+    values, places = planes(y), planes(switches)
+    size = math.prod(large)
+    result = np.full(values.shape[0] * size, start)
+    flat = (places + np.arange(values.shape[0])[:, None] * size).ravel()
+    if combine is np.add and np.isfinite(values).all():
+        result = np.bincount(flat, values.ravel(), result.size).astype(np.float64)
+    else:
+        combine.at(result, flat, values.ravel())
+    return result.reshape(*y.shape[:2], *large)

@@ -1,0 +1,70 @@
+"""What an outcome means, judged against the problem.
+
+``linear``      convolutions: legal rounding, a weaker arithmetic than promised, or wrong
+``steps``       one step of a chain, judged on what the target itself fed to it
+``chain``       every stage of a chain, and the whole
+``properties``  equations between several runs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from conformance.oracle.bounds import ARITHMETICS, arithmetic_for
+from conformance.outcome import Outcome
+from conformance.problem import ChainProblem, LinearProblem, Problem, PropertyProblem
+from conformance.verdict.base import FAILED, NEUTRAL, PASSED, VERDICTS, Judgement
+from conformance.verdict.chain import judge_chain, judge_published_chain, judge_stages
+from conformance.verdict.linear import judge_linear, judge_published_linear
+from conformance.verdict.properties import judge_property
+
+__all__ = [
+    "FAILED",
+    "NEUTRAL",
+    "PASSED",
+    "VERDICTS",
+    "Judgement",
+    "judge",
+    "judge_parts",
+    "judge_published",
+    "judge_stages",
+]
+
+
+def judge(problem: Problem, outcome: Outcome, promised: str = "native") -> Judgement:
+    """The verdict on an outcome, for a target that promised an arithmetic (``native``: that of the case's dtype)."""
+    return judge_parts(problem, (outcome,), promised)
+
+
+def judge_parts(problem: Problem, outcomes: Sequence[Outcome], promised: str = "native") -> Judgement:
+    """The verdict on the outcomes of all parts of a problem, in their order."""
+    try:
+        arithmetic = arithmetic_for(promised, problem.case.dtype)
+    except KeyError:
+        known = ", ".join(ARITHMETICS)
+        return Judgement(
+            "error", promised, message=f"the target promises {promised}; expected native or one of {known} (+bias)"
+        )
+    for outcome in outcomes:
+        if outcome.kind != "returned":
+            return Judgement(outcome.kind, arithmetic.name, message=outcome.message)
+    with np.errstate(all="ignore"):  # targets return anything
+        if isinstance(problem, PropertyProblem):
+            judgement = judge_property(problem, outcomes)
+        elif isinstance(problem, ChainProblem):
+            judgement = judge_chain(problem, outcomes[0], arithmetic)
+        else:
+            assert isinstance(problem, LinearProblem)
+            judgement = judge_linear(problem, outcomes[0], arithmetic)
+    return judgement if judgement.arithmetic else replace(judgement, arithmetic=arithmetic.name)
+
+
+def judge_published(problem: Problem) -> Judgement:
+    """The verdict on the oracle itself, where a case publishes what must come out."""
+    if isinstance(problem, ChainProblem):
+        return judge_published_chain(problem)
+    assert isinstance(problem, LinearProblem)
+    return judge_published_linear(problem)

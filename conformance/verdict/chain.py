@@ -1,0 +1,256 @@
+"""Every stage of a chain, judged on what the target itself fed to it, and the whole.
+
+A stage tells what error it *introduces*: it is judged on the target's own input, so one wrong stage does not condemn
+those after it.  The whole tells what error is *passed on*: it starts from what the target recorded on the way up, its
+switches and the activation that it isolated, once those have been found right, and follows the exact chain from there
+with a bound that every stage passes on and adds its own roundings to.  A target that returns nothing but the result is
+judged by the whole alone, from the image on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from conformance.dtypes import FORMATS, round_once
+from conformance.oracle import pooling
+from conformance.oracle.bounds import ARITHMETICS, COARSER_SUMS, Arithmetic, arithmetic_for
+from conformance.oracle.gates import SMALL_SAMPLE
+from conformance.oracle.steps import Roundings, oracle_of
+from conformance.outcome import Outcome
+from conformance.problem import ChainProblem
+from conformance.spec import Convolution, Isolate, MaxPool, MaxUnpool, Stage, is_index
+from conformance.verdict.base import Judgement, check_array, worst
+from conformance.verdict.steps import judge_step, same, told
+
+Values = Mapping[str, np.ndarray]
+
+
+def judge_chain(problem: ChainProblem, outcome: Outcome, arithmetic: Arithmetic) -> Judgement:
+    """The verdict on a chain; its diagnosis names the first stage that is wrong."""
+    returned = outcome.tensors
+    for name in problem.case.result_shapes:
+        if name not in returned:
+            return Judgement("error", message=f"returned no array named {name}")
+    stages = _Stages(problem, returned, arithmetic)
+    for stage in problem.case.stages:
+        judgement = stages.judge(stage)
+        if judgement is not None and judgement.failed:
+            return judgement if len(problem.case.stages) == 1 else told(judgement, stage.name)
+    if len(problem.case.stages) == 1 and stages.judged:
+        return stages.judged["output"]
+    return stages.summary(_judge_whole(problem, returned, stages, arithmetic))
+
+
+def judge_stages(problem: ChainProblem, outcome: Outcome, promised: str = "native") -> Iterator[tuple[str, Judgement]]:
+    """The judgement of each stage that the target returned, by itself."""
+    stages = _Stages(problem, outcome.tensors, arithmetic_for(promised, problem.case.dtype))
+    for stage in problem.case.stages:
+        with np.errstate(all="ignore"):
+            judgement = stages.judge(stage)
+        if judgement is not None:
+            yield stage.name, judgement
+
+
+@dataclass
+class _Stages:
+    """The judgements so far, by the name of the stage's first tensor."""
+
+    problem: ChainProblem
+    returned: Values
+    arithmetic: Arithmetic
+    judged: dict[str, Judgement] = field(default_factory=dict)
+
+    def judge(self, stage: Stage) -> Judgement | None:
+        """The judgement of a stage; None where the target did not return what it takes."""
+        given = [name for name in stage.gives if name in self.returned]
+        for name in given:
+            dtype = np.dtype(np.int64) if is_index(name) else self.problem.format.dtype
+            if (wrong := check_array(self.returned[name], name, self.problem.values[name].shape, dtype)) is not None:
+                return wrong
+        sources = [self.returned.get(name, self.problem.tensors.get(name)) for name in stage.reads]
+        fed = [source for source in sources if source is not None]
+        if stage.gives[0] not in given or len(fed) < len(sources):
+            return None
+        strict = self.problem.nothing_rounds
+        got = [self.returned[name] for name in given]
+        dtype_name = self.problem.case.dtype
+        judgement = judge_step(stage.step, fed, got, self._expected(stage, fed), dtype_name, self.arithmetic, strict)
+        self.judged[stage.gives[0]] = judgement
+        return judgement
+
+    def _expected(self, stage: Stage, fed: list[np.ndarray]) -> list[np.ndarray]:
+        """What the stage gives for what it was fed: known already where that is what the problem has."""
+        problem = self.problem
+        own = [problem.values.get(name, problem.tensors.get(name)) for name in stage.reads]
+        if all(a is b or np.array_equal(a, b) for a, b in zip(fed, own, strict=True) if b is not None):
+            return [problem.values[name] for name in stage.gives]
+        return list(oracle_of(stage.step).exact(stage.step, *fed))
+
+    def trusted(self, stage: Stage) -> bool:
+        """Whether all that a stage gives was returned and found right."""
+        return stage.gives[0] in self.judged and all(name in self.returned for name in stage.gives)
+
+    @property
+    def complete(self) -> bool:
+        return all(stage.gives[0] in self.judged for stage in self.problem.case.stages)
+
+    def summary(self, whole: Judgement) -> Judgement:
+        """The verdict on a chain whose stages are all right."""
+        if whole.failed:
+            alone = "every stage is right on what it was said to be fed, but the result is not theirs"
+            return replace(whole, diagnosis=alone) if self.complete else whole
+        unclear = [j for j in (*self.judged.values(), whole) if j.verdict == "ambiguous"]
+        usages = [j.bound_usage for j in (*self.judged.values(), whole) if j.bound_usage is not None]
+        spreads = [j.rms_usage for j in (*self.judged.values(), whole) if j.rms_usage is not None]
+        exact = all(j.verdict == "exact" for j in (*self.judged.values(), whole))
+        return Judgement(
+            "ambiguous" if unclear else "exact" if exact else "within_bound",
+            "",
+            whole.max_abs_error,
+            max(usages, default=None),
+            max(spreads, default=None),
+            diagnosis=unclear[0].diagnosis if unclear else "",
+        )
+
+
+def _judge_whole(problem: ChainProblem, returned: Values, stages: _Stages, arithmetic: Arithmetic) -> Judgement:
+    got = returned["output"]
+    if same(got, round_once(problem.exact, problem.format)).all():
+        return Judgement("exact", "", 0.0, 0.0, 0.0)
+    whole = _Whole(problem, arithmetic)
+    for stage in problem.case.stages:
+        if _decides(problem, stage) and stages.trusted(stage):
+            whole.follow(stage, returned)
+        else:
+            whole.compute(stage)
+    return whole.judge(got)
+
+
+def _decides(problem: ChainProblem, stage: Stage) -> bool:
+    """Whether a stage makes a choice, or belongs to the way up that choices were made on."""
+    if isinstance(stage.step, MaxPool) or (isinstance(stage.step, MaxUnpool) and stage.step.overlap == "assign"):
+        return True
+    names = [s.name for s in problem.case.stages]
+    seeds = [s.name for s in problem.case.stages if isinstance(s.step, Isolate)]
+    return bool(seeds) and names.index(stage.name) <= names.index(seeds[0])
+
+
+@dataclass
+class _Whole:
+    """The exact chain, with the largest and the typical error that honest rounding may have come to."""
+
+    problem: ChainProblem
+    arithmetic: Arithmetic
+    values: dict[str, np.ndarray] = field(default_factory=dict)
+    errors: dict[str, np.ndarray] = field(default_factory=dict)
+    variances: dict[str, np.ndarray] = field(default_factory=dict)
+    undetermined: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def follow(self, stage: Stage, returned: Values) -> None:
+        """Go on with what the target has, as far as it is no mistake."""
+        self.values |= {name: returned[name] for name in stage.gives}
+
+    def compute(self, stage: Stage) -> None:
+        """Go on with the exact step, and pass the errors on."""
+        step, oracle = stage.step, oracle_of(stage.step)
+        fed = [self.values.get(name, self.problem.tensors.get(name)) for name in stage.reads]
+        given = oracle.exact(step, *fed)  # type: ignore[arg-type]
+        self.values |= zip(stage.gives, given, strict=True)
+        if self.problem.nothing_rounds:
+            return
+        source, name = stage.reads[0], stage.gives[0]
+        error, variance = self.errors.get(source), self.variances.get(source)
+        if error is not None and variance is not None:
+            self._note_undetermined(stage, error)
+            self.errors[name] = oracle.passed_on(step, error, *fed)  # type: ignore[arg-type]
+            self.variances[name] = oracle.passed_on(step, variance, *fed, squared=True)  # type: ignore[arg-type]
+        if (roundings := oracle.roundings(step, *fed)) is not None:  # type: ignore[arg-type]
+            self._add_roundings(stage, given[0], roundings)
+
+    def _add_roundings(self, stage: Stage, value: np.ndarray, roundings: Roundings) -> None:
+        name, step = stage.gives[0], stage.step
+        before = self.errors.get(name, np.zeros(value.shape))
+        own = roundings.own_format
+        dtype = self.problem.case.dtype
+        held_to = ARITHMETICS[COARSER_SUMS.get(dtype, dtype)] if own else self.arithmetic
+        n, a = np.broadcast_to(roundings.products, value.shape), roundings.magnitude + before
+        size = np.abs(value) + before
+        if isinstance(step, Convolution) and held_to.bias_apart and step.bias:
+            size = 3 * (size + a)  # the sum without the bias is rounded too, and is no larger than all that is summed
+        self.errors[name] = before + np.where(n > 0, held_to.bound(n, a, size), 0.0)
+        typical = np.where(n > 0, held_to.scale(n, a, size), 0.0)
+        self.variances[name] = self.variances.get(name, np.zeros(value.shape)) + np.square(typical)
+
+    def _note_undetermined(self, stage: Stage, error: np.ndarray) -> None:
+        """Switches that rounding may have moved: another element of the window comes as close as the errors reach."""
+        if not isinstance(stage.step, MaxPool):
+            return
+        x, switches = self.values[stage.reads[0]], self.values[stage.gives[1]]
+        keys = np.abs(x) if stage.step.magnitude else x
+        axes = stage.step.axes
+        lowest = pooling.take(keys - error, switches)
+        rivals = pooling.runners_up(axes, keys + error, switches)
+        self.undetermined[stage.gives[1]] = (rivals > lowest) & (pooling.take(error, switches) > 0)
+
+    def judge(self, got: np.ndarray) -> Judgement:
+        """The result against the exact chain."""
+        exact = self.values["output"]
+        wrong = np.abs(got.astype(np.float64) - exact)
+        wrong[np.isnan(wrong)] = math.inf
+        if self.problem.nothing_rounds:
+            if same(got, round_once(exact, self.problem.format)).all():
+                return Judgement("exact", "", 0.0, 0.0, 0.0)
+            message = worst(got, exact, int(wrong.argmax()))
+            return Judgement("deviates", "", float(wrong.max()), math.inf, math.inf, message=message)
+        zero = np.zeros(exact.shape)
+        used = _ratio(wrong, self.errors.get("output", zero))
+        typical = _ratio(wrong, np.sqrt(self.variances.get("output", zero)))
+        bound = float(used.max(initial=0.0))
+        rms = math.sqrt(float(np.mean(np.square(typical))) / (1 + SMALL_SAMPLE / typical.size)) if typical.size else 0.0
+        largest = float(wrong.max(initial=0.0))
+        if bound <= 1 and rms <= 1:
+            return Judgement("within_bound", "", largest, bound, rms)
+        if (unclear := self._unclear()) > 0:
+            said = f"rounding leaves {unclear} switches open, and the target does not say which it took"
+            return Judgement("ambiguous", "", largest, bound, rms, diagnosis=said)
+        message = worst(got, exact, int(used.argmax()))
+        return Judgement("deviates", "", largest, bound, rms, message=message)
+
+    def _unclear(self) -> int:
+        """How many undetermined switches the signal passes through on its way down."""
+        count = 0
+        for stage in self.problem.case.stages:
+            if len(stage.reads) < 2 or (open_here := self.undetermined.get(stage.reads[1])) is None:
+                continue
+            signal = self.values[stage.reads[0]]
+            count += int((open_here & (np.abs(signal) > 0)).sum())
+        return count
+
+
+def _ratio(error: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    """``error / limit``, where 0 / 0 is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(error == 0, 0.0, np.where(limit > 0, error / limit, math.inf))
+
+
+def judge_published_chain(problem: ChainProblem) -> Judgement:
+    """The verdict on the oracle itself, where a case publishes what must come out."""
+    vectors = problem.case.vectors
+    assert vectors is not None
+    step = FORMATS[problem.case.dtype].unit_roundoff if vectors.decimals is None else 0.0
+    largest = 0.0
+    for name, expected in vectors.expected.items():
+        value = problem.values[name].astype(np.float64)
+        bound = 4 * step * np.abs(value) if vectors.decimals is None else 0.5 * 10.0**-vectors.decimals * (1 + 2.0**-40)
+        error = np.where(same(value, expected), 0.0, np.abs(value - expected))
+        if is_index(name) or problem.nothing_rounds:
+            bound = 0.0
+        largest = max(largest, float(error.max(initial=0.0)))
+        if (error > bound).any() or np.isnan(error).any():
+            message = f"{name} {worst(value, expected, int(error.argmax()))}"
+            return Judgement("deviates", "float64", largest, math.inf, math.inf, message=message)
+    return Judgement("exact" if largest == 0 else "within_bound", "float64", largest, 0.0, 0.0)

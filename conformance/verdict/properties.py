@@ -1,0 +1,29 @@
+"""Equations between several runs of one target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from conformance.outcome import Outcome
+from conformance.problem import PropertyProblem
+from conformance.verdict.base import Judgement, check_array, number, worst
+
+
+def judge_property(problem: PropertyProblem, outcomes: Sequence[Outcome]) -> Judgement:
+    """``exact`` where both sides are equal."""
+    for (case, _), outcome in zip(problem.parts, outcomes, strict=True):
+        wrong = check_array(outcome.tensors.get("output"), "output", case.result_shapes["output"], problem.format.dtype)
+        if wrong is not None:
+            return wrong
+    left, right = problem.sides([outcome.tensors for outcome in outcomes])
+    if np.array_equal(left, right):
+        return Judgement("exact", max_abs_error=0.0)
+    said = f"{problem.equation} does not hold"
+    if left.size == 1:
+        return Judgement("deviates", diagnosis=said, message=f"left {number(left[0])}, right {number(right[0])}")
+    difference = np.abs(left.astype(np.float64) - right.astype(np.float64))
+    difference[np.isnan(difference)] = np.inf
+    message = worst(left, right, int(difference.argmax()))
+    return Judgement("deviates", max_abs_error=float(difference.max()), diagnosis=said, message=message)

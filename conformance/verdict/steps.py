@@ -1,0 +1,159 @@
+"""One step of a chain, judged on what the target itself fed to it.
+
+A convolution is judged as it is anywhere else.  Steps that only move or pick numbers have to give them bit for bit; but
+where the specification leaves open which number is picked (equal maxima, a NaN in the window, several values assigned
+to one place) each choice is allowed, and is named.  Other steps have their roundings counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from conformance.dtypes import FORMATS, round_once
+from conformance.oracle import pooling
+from conformance.oracle.bounds import ARITHMETICS, COARSER_SUMS, Arithmetic
+from conformance.oracle.gates import usage
+from conformance.oracle.steps import oracle_of
+from conformance.outcome import Outcome
+from conformance.problem import LinearProblem
+from conformance.spec import Convolution, MaxPool, MaxUnpool, Step
+from conformance.verdict.base import Judgement, worst
+from conformance.verdict.linear import judge_linear
+
+Arrays = Sequence[np.ndarray]
+
+TIE = "of equal maxima not the first is the switch"
+NAN_PASSED_OVER = "a NaN in the window is passed over"
+NAN_MIXED = "a NaN wins in some windows and is passed over in others"
+
+
+def judge_step(
+    step: Step, fed: Arrays, got: Arrays, expected: Arrays, dtype: str, arithmetic: Arithmetic, strict: bool
+) -> Judgement:
+    """The verdict on what a step gave.
+
+    ``expected`` is what it should give for what it was fed; ``strict`` says that nothing may round, because all sums
+    are exact in the dtype.
+    """
+    if isinstance(step, Convolution):
+        tensors = dict(zip(("input", "weight", "bias"), fed, strict=False))
+        data = "exact" if strict else "rounding"
+        problem = LinearProblem(step, data, tensors, expected[0], rounded_by_oracle=not strict)
+        return judge_linear(problem, Outcome("returned", {"output": got[0]}), arithmetic)
+    if isinstance(step, MaxPool):
+        return _judge_pool(step, fed[0], got, expected, dtype)
+    if isinstance(step, MaxUnpool) and step.overlap == "assign":
+        return _judge_assignment(step, fed, got[0], expected[0], dtype)
+    return _judge_plain(step, fed, got[0], expected[0], dtype, strict)
+
+
+def _judge_plain(step: Step, fed: Arrays, got: np.ndarray, expected: np.ndarray, dtype: str, strict: bool) -> Judgement:
+    rounded = round_once(expected, FORMATS[dtype])
+    if same(got, rounded).all():
+        return Judgement("exact", "", 0.0, 0.0, 0.0)
+    roundings = oracle_of(step).roundings(step, *fed)
+    if roundings is None or strict:
+        return _wrong(got, rounded)
+    products = np.broadcast_to(roundings.products, expected.shape)
+    copied = (products == 0) & ~same(got, rounded)
+    if copied.any():
+        return _wrong(np.where(copied, got, rounded), rounded)
+    held_to = ARITHMETICS[COARSER_SUMS.get(dtype, dtype) if roundings.own_format else dtype]
+    unit = FORMATS["float64"].unit_roundoff
+    used = usage(held_to, got, expected, products, roundings.magnitude, oracle_unit=unit)
+    verdict = "within_bound" if used.legal else "deviates"
+    message = "" if used.legal else worst(got, expected, used.worst)
+    return Judgement(verdict, "", used.max_abs_error, used.bound, used.rms, message=message)
+
+
+def _judge_pool(step: MaxPool, x: np.ndarray, got: Arrays, expected: Arrays, dtype: str) -> Judgement:
+    values, switches = expected[0], expected[1]
+    picked = got[1] if len(got) > 1 else None
+    if same(got[0], round_once(values, FORMATS[dtype])).all() and (picked is None or np.array_equal(picked, switches)):
+        return Judgement("exact", "", 0.0, 0.0, 0.0)
+    keys = np.abs(x) if step.magnitude else x
+    if picked is None:
+        nan_wins = np.isnan(values)
+        largest = pooling.window_maxima(step.axes, keys)
+        found = np.abs(got[0]) if step.magnitude else got[0]
+        return _picked(got[0], values, same(found, largest), nan_wins, np.isnan(got[0]), None)
+    inside = pooling.inside_window(step.axes, picked)
+    if not inside.all():
+        n = int(inside.argmin())
+        said = f"the switch {int(picked.flat[n])} is no element of its window; expected {int(switches.flat[n])}"
+        return Judgement("deviates", message=f"{worst(got[0], values, n)}; {said}")
+    named = pooling.take(x, picked)
+    if not (consistent := same(got[0], named)).all():
+        n = int(consistent.argmin())
+        said = f"but the switch {int(picked.flat[n])} names {float(named.flat[n]):.9g}"
+        return Judgement("deviates", message=f"{worst(got[0], values, n)}, {said}")
+    chosen = np.abs(named) if step.magnitude else named
+    maximal = same(chosen, pooling.window_maxima(step.axes, keys))
+    return _picked(got[0], values, maximal, np.isnan(values), np.isnan(named), picked != switches)
+
+
+def _picked(
+    got: np.ndarray,
+    expected: np.ndarray,
+    maximal: np.ndarray,
+    has_nan: np.ndarray,
+    is_nan: np.ndarray,
+    other_switch: np.ndarray | None,
+) -> Judgement:
+    """The verdict where every value is an element of its window.  ``maximal`` compares numbers, NaN passed over."""
+    legal = np.where(has_nan, maximal | is_nan, maximal)
+    if not legal.all():
+        return _wrong(got, expected, ~legal)
+    if has_nan.any() and not is_nan[has_nan].all():
+        if is_nan[has_nan].any():
+            return Judgement(
+                "deviates", message=worst(got, expected, int((has_nan & ~is_nan).argmax())), diagnosis=NAN_MIXED
+            )
+        return _open(NAN_PASSED_OVER)
+    if other_switch is not None and (other_switch & ~has_nan).any():
+        return _open(TIE)
+    return Judgement("exact", "", 0.0, 0.0, 0.0)
+
+
+def _judge_assignment(step: MaxUnpool, fed: Arrays, got: np.ndarray, expected: np.ndarray, dtype: str) -> Judgement:
+    values, switches = fed
+    allowed = pooling.written_by_one(got, values, switches)
+    if not allowed.all():
+        return _wrong(got, round_once(expected, FORMATS[dtype]), ~allowed)
+    low, high = pooling.unpool_extremes(values, switches, step.large)
+    if same(low, high).all():
+        return Judgement("exact", "", 0.0, 0.0, 0.0)
+    readings = {"the last": expected, "the first": pooling.unpool_assign(values, switches, step.large, first=True)}
+    who = next((name for name, reading in readings.items() if same(got, reading).all()), "any one")
+    return _open(f"several values are assigned to one place, and {who} of them stays")
+
+
+def _open(reading: str) -> Judgement:
+    said = f"the specification is open here; read as: {reading}"
+    return Judgement("ambiguous", "", 0.0, 0.0, 0.0, diagnosis=said)
+
+
+def _wrong(got: np.ndarray, expected: np.ndarray, where: np.ndarray | None = None) -> Judgement:
+    """Numbers that are not the ones that were to be moved."""
+    wrong = ~same(got, expected) if where is None else where
+    error = np.where(wrong, np.abs(got.astype(np.float64) - expected.astype(np.float64)), 0.0)
+    error[np.isnan(error)] = math.inf
+    message = f"{worst(got, expected, int(error.argmax()))}; {int(wrong.sum())} of {wrong.size} elements"
+    return Judgement("deviates", "", float(error.max()), math.inf, math.inf, message=message)
+
+
+def same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Equal numbers; a NaN equals a NaN, zeros of either sign are equal."""
+    wide = a.astype(np.float64), b.astype(np.float64)
+    equal: np.ndarray = (wide[0] == wide[1]) | (np.isnan(wide[0]) & np.isnan(wide[1]))
+    return equal
+
+
+def told(judgement: Judgement, stage: str) -> Judgement:
+    """The same, saying at which stage."""
+    diagnosis = f"; {judgement.diagnosis}" if judgement.diagnosis else ""
+    return replace(judgement, diagnosis=f"first wrong stage: {stage}{diagnosis}")
