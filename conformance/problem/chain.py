@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,8 @@ class ChainProblem(Problem):
 
     case: Chain
     values: Mapping[str, np.ndarray] = field(repr=False)
+    judged: dict[object, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was judged before, by what it was: several targets often run the same kernels, and give the same bits."""
 
     @cached_property
     def exact(self) -> np.ndarray:

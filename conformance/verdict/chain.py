@@ -9,6 +9,7 @@ judged by the whole alone, from the image on.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -42,7 +43,7 @@ def judge_chain(problem: ChainProblem, outcome: Outcome, arithmetic: Arithmetic)
             return judgement if len(problem.case.stages) == 1 else told(judgement, stage.name)
     if len(problem.case.stages) == 1 and stages.judged:
         return stages.judged["output"]
-    return stages.summary(_judge_whole(problem, returned, stages, arithmetic))
+    return stages.summary(stages.whole())
 
 
 def judge_stages(problem: ChainProblem, outcome: Outcome, promised: str = "native") -> Iterator[tuple[str, Judgement]]:
@@ -63,6 +64,7 @@ class _Stages:
     returned: Values
     arithmetic: Arithmetic
     judged: dict[str, Judgement] = field(default_factory=dict)
+    digests: dict[str, bytes] = field(default_factory=dict)
 
     def judge(self, stage: Stage) -> Judgement | None:
         """The judgement of a stage; None where the target did not return what it takes."""
@@ -75,11 +77,34 @@ class _Stages:
         fed = [source for source in sources if source is not None]
         if stage.gives[0] not in given or len(fed) < len(sources):
             return None
-        strict = self.problem.nothing_rounds
-        got = [self.returned[name] for name in given]
-        dtype_name = self.problem.case.dtype
-        judgement = judge_step(stage.step, fed, got, self._expected(stage, fed), dtype_name, self.arithmetic, strict)
+        key = (stage.name, self.arithmetic.name, self.arithmetic.bias_apart, *map(self._bits, (*stage.reads, *given)))
+        if key not in self.problem.judged:
+            self.problem.judged[key] = self._judge(stage, fed, [self.returned[name] for name in given])
+        judgement: Judgement = self.problem.judged[key]
         self.judged[stage.gives[0]] = judgement
+        return judgement
+
+    def _judge(self, stage: Stage, fed: list[np.ndarray], got: list[np.ndarray]) -> Judgement:
+        strict, dtype = self.problem.nothing_rounds, self.problem.case.dtype
+        return judge_step(stage.step, fed, got, self._expected(stage, fed), dtype, self.arithmetic, strict)
+
+    def _bits(self, name: str) -> bytes:
+        """What identifies a tensor; those of the case are the same for all targets."""
+        if name not in self.returned:
+            return name.encode()
+        if name not in self.digests:
+            array = np.ascontiguousarray(self.returned[name])
+            self.digests[name] = hashlib.blake2b(
+                array.view(np.uint8).data if array.size else b"", digest_size=16
+            ).digest()
+        return self.digests[name]
+
+    def whole(self) -> Judgement:
+        """The judgement of the whole, for what the target returned."""
+        key = ("whole", self.arithmetic.name, self.arithmetic.bias_apart, *self.judged, *map(self._bits, self.known))
+        if key not in self.problem.judged:
+            self.problem.judged[key] = _judge_whole(self.problem, self.returned, self, self.arithmetic)
+        judgement: Judgement = self.problem.judged[key]
         return judgement
 
     def _expected(self, stage: Stage, fed: list[np.ndarray]) -> list[np.ndarray]:
@@ -93,6 +118,11 @@ class _Stages:
     def trusted(self, stage: Stage) -> bool:
         """Whether all that a stage gives was returned and found right."""
         return stage.gives[0] in self.judged and all(name in self.returned for name in stage.gives)
+
+    @property
+    def known(self) -> list[str]:
+        """Those of the returned tensors that the chain has a name for."""
+        return [name for name in self.returned if name in self.problem.values]
 
     @property
     def complete(self) -> bool:
@@ -121,13 +151,23 @@ def _judge_whole(problem: ChainProblem, returned: Values, stages: _Stages, arith
     got = returned["output"]
     if same(got, round_once(problem.exact, problem.format)).all():
         return Judgement("exact", "", 0.0, 0.0, 0.0)
+    judgement = _followed(problem, returned, stages, arithmetic).judge(got)
+    if judgement.failed and arithmetic.name in COARSER_SUMS:
+        coarser = replace(ARITHMETICS[COARSER_SUMS[arithmetic.name]], bias_apart=arithmetic.bias_apart)
+        if _followed(problem, returned, stages, coarser).judge(got).passed:
+            return replace(judgement, verdict="reduced", arithmetic=coarser.name, diagnosis=coarser.meaning)
+    return judgement
+
+
+def _followed(problem: ChainProblem, returned: Values, stages: _Stages, arithmetic: Arithmetic) -> _Whole:
+    """The exact chain, following the target where it had a choice and took a right one."""
     whole = _Whole(problem, arithmetic)
     for stage in problem.case.stages:
         if _decides(problem, stage) and stages.trusted(stage):
             whole.follow(stage, returned)
         else:
             whole.compute(stage)
-    return whole.judge(got)
+    return whole
 
 
 def _decides(problem: ChainProblem, stage: Stage) -> bool:
@@ -177,7 +217,7 @@ class _Whole:
         own = roundings.own_format
         dtype = self.problem.case.dtype
         held_to = ARITHMETICS[COARSER_SUMS.get(dtype, dtype)] if own else self.arithmetic
-        n, a = np.broadcast_to(roundings.products, value.shape), roundings.magnitude + before
+        n, a = roundings.products, roundings.magnitude + before
         size = np.abs(value) + before
         if isinstance(step, Convolution) and held_to.bias_apart and step.bias:
             size = 3 * (size + a)  # the sum without the bias is rounded too, and is no larger than all that is summed
