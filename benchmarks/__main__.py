@@ -1,4 +1,4 @@
-"""Run all measurements: ``python -m benchmarks [oracle] [harness] [memory]``."""
+"""Run all measurements: ``python -m benchmarks [oracle] [harness] [memory] [zfnet]``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import harness, oracle
+from benchmarks import harness, oracle, zfnet
 
 
 def main() -> None:
-    wanted = set(sys.argv[1:]) or {"oracle", "harness", "memory"}
+    wanted = set(sys.argv[1:]) or {"oracle", "harness", "memory", "zfnet"}
     console = Console(highlight=False)
     if "oracle" in wanted:
         oracle.against_torch(console)
@@ -20,6 +20,9 @@ def main() -> None:
         harness.whole_run(console)
     if "memory" in wanted:
         harness.memory(console)
+    if "zfnet" in wanted:
+        zfnet.against_torch(console)
+        zfnet.suite(console)
 
 
 if __name__ == "__main__":

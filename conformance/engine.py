@@ -87,7 +87,9 @@ def run(
     try:
         for case, kind in _wanted(cases, data):
             digest = case_digest(case)
-            open_targets = [spec.name for spec in targets if (digest, spec.name, kind) not in done]
+            open_targets = [
+                spec.name for spec in targets if _concerns(spec, case) and (digest, spec.name, kind) not in done
+            ]
             judge_oracle = _publishes(case) and (digest, ORACLE, kind) not in done
             if not open_targets and not judge_oracle:
                 continue
@@ -135,7 +137,7 @@ def _bare(case: Case) -> Case:
 
 def count(cases: Iterable[Case], targets: Sequence[TargetSpec], data: Collection[str] = ()) -> int:
     """How many verdicts a run will have."""
-    return sum(len(targets) + _publishes(case) for case, _ in _wanted(cases, data))
+    return sum(sum(_concerns(spec, case) for spec in targets) + _publishes(case) for case, _ in _wanted(cases, data))
 
 
 def case_digest(case: Case) -> str:
@@ -171,6 +173,11 @@ def _wanted(cases: Iterable[Any], data: Collection[str]) -> Iterator[tuple[Any, 
         for kind in case.data:
             if not data or kind in data:
                 yield case, kind
+
+
+def _concerns(spec: TargetSpec, case: Case) -> bool:
+    """Whether a target has anything to say about an op."""
+    return not spec.ops or case.op in spec.ops
 
 
 def _publishes(case: Case) -> bool:

@@ -21,7 +21,8 @@ class TargetSpec:
     """How to make a target in a worker.
 
     ``source`` is ``module:attribute``, or the path of a Python file that defines ``target``.  Targets with the same
-    ``framework`` share a worker process.  ``requires`` are the packages that it imports.
+    ``framework`` share a worker process.  ``requires`` are the packages that it imports.  A target that names its
+    ``ops`` is spared all others; without them it is asked, and says what it does not support.
     """
 
     name: str
@@ -29,6 +30,7 @@ class TargetSpec:
     source: str
     requires: tuple[str, ...] = ()
     options: tuple[tuple[str, str], ...] = field(default=())
+    ops: tuple[str, ...] = ()
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -49,12 +51,21 @@ _TORCH = "conformance.targets.torch_targets"
 _TENSORFLOW = "conformance.targets.tensorflow_target"
 _KERAS = "conformance.targets.keras_targets"
 _ON_TENSORFLOW = (("backend", "tensorflow"),)
+_ON_TORCH = (("backend", "torch"),)
+_ON_JAX = (("backend", "jax"),)
 
 BUILT_IN = (
     TargetSpec("torch@cpu", "torch", f"{_TORCH}:Torch", ("torch",)),
     TargetSpec("torch-autograd@cpu", "torch", f"{_TORCH}:TorchAutograd", ("torch",)),
     TargetSpec("torch-nn-grad@cpu", "torch", f"{_TORCH}:TorchNNGrad", ("torch",)),
     TargetSpec("torch-direct@cpu", "torch", f"{_TORCH}:TorchDirect", ("torch",)),
+    TargetSpec(
+        "captum@cpu",
+        "torch",
+        "conformance.targets.captum_target:Captum",
+        ("captum", "torch"),
+        ops=("deconvnet",),
+    ),
     TargetSpec("tensorflow@cpu", "tensorflow", f"{_TENSORFLOW}:TensorFlow", ("tensorflow",)),
     TargetSpec(
         "keras-tensorflow@cpu", "keras-tensorflow", f"{_KERAS}:KerasLayers", ("keras", "tensorflow"), _ON_TENSORFLOW
@@ -62,6 +73,10 @@ BUILT_IN = (
     TargetSpec(
         "keras-ops-tensorflow@cpu", "keras-tensorflow", f"{_KERAS}:KerasOps", ("keras", "tensorflow"), _ON_TENSORFLOW
     ),
+    TargetSpec("keras-torch@cpu", "keras-torch", f"{_KERAS}:KerasLayers", ("keras", "torch"), _ON_TORCH),
+    TargetSpec("keras-ops-torch@cpu", "keras-torch", f"{_KERAS}:KerasOps", ("keras", "torch"), _ON_TORCH),
+    TargetSpec("keras-jax@cpu", "keras-jax", f"{_KERAS}:KerasLayers", ("keras", "jax"), _ON_JAX),
+    TargetSpec("keras-ops-jax@cpu", "keras-jax", f"{_KERAS}:KerasOps", ("keras", "jax"), _ON_JAX),
     TargetSpec(
         "onnxruntime@cpu",
         "onnxruntime",

@@ -148,8 +148,10 @@ class Deconvnet(Chain):
         """The bias of the next convolution below layer ``n``, where that is to be added."""
         if self.bias_down == "none":
             return None
-        below = (layer for layer in reversed(self.layers[:n]) if isinstance(layer.step, Convolution))
-        return next((f"{layer.name}.bias" for layer in below if layer.step.bias), None)  # type: ignore[union-attr]
+        for layer in reversed(self.layers[:n]):
+            if isinstance(layer.step, Convolution):
+                return f"{layer.name}.bias" if layer.step.bias else None
+        return None
 
 
 def _undone(case: Deconvnet, layer: Layer) -> bool:

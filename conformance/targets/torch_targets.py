@@ -5,9 +5,8 @@
 ``TorchNNGrad``    the same gradient, by ``torch.nn.grad.conv*d_input``
 ``TorchDirect``    the equivalent direct convolution of Dumoulin and Visin, section 4
 
-Sources: torch.nn.ConvTranspose2d (padding is the same at both ends, output_padding adds rows at the end and must be
-smaller than stride or dilation; output_size is an argument of the module's call), torch.nn.functional.conv2d (padding
-``same`` needs stride 1).
+The first walks chains too, step by step (`torch_chain`); the first two give the whole deconvnet as one gradient
+(`torch_gradient`).
 """
 
 from __future__ import annotations
@@ -18,15 +17,24 @@ from typing import Any, ClassVar, cast
 import ml_dtypes
 import numpy as np
 
-from conformance.spec import Case, Convolution
+from conformance.spec import Case, Chain, Convolution, Deconvnet
 from conformance.targets.base import OpTarget, Tensors, Unsupported
-from conformance.targets.reasons import decline_onnx_spelling, refusals, symmetric_padding
+from conformance.targets.chain import ChainTarget
+from conformance.targets.reasons import refusals, symmetric_padding
+from conformance.targets.torch_chain import TorchSteps
+from conformance.targets.torch_convolution import (
+    convolve,
+    convolve_transposed,
+    decline_transposed_words,
+    decline_words,
+)
+from conformance.targets.torch_gradient import deconvnet_gradient
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
-class _TorchTarget(OpTarget):
-    """What the four have in common: the device, and tensors to and from it."""
+class TorchTarget(OpTarget):
+    """What targets on PyTorch have in common: the device, and tensors to and from it."""
 
     runtime: ClassVar[str]
 
@@ -89,54 +97,34 @@ class _TorchTarget(OpTarget):
         return cast(np.ndarray, tensor.numpy())
 
 
-class Torch(_TorchTarget):
+class _WithGradient(TorchTarget):
+    """A target that can take the whole deconvnet as one gradient."""
+
+    def deconvnet_gradient(self, case: Deconvnet, tensors: Tensors) -> np.ndarray:
+        steps = TorchSteps(self._torch, self._tensor, self._array)
+        return self._array(deconvnet_gradient(self._torch, steps, case, tensors))
+
+
+class Torch(_WithGradient, ChainTarget):
     """The forward operators, in the device's default settings."""
 
     runtime = "torch"
 
     def conv(self, case: Convolution, tensors: Tensors) -> np.ndarray:
-        decline_onnx_spelling(case, "torch")
-        x, weight, bias = self._tensors(tensors)
-        operator = self._operator("conv", case)
-        return self._array(operator(x, weight, bias, case.stride, _padding(case), case.dilation, case.groups))
+        return self._array(convolve(self._torch, case, *self._tensors(tensors)))
 
     def conv_transpose(self, case: Convolution, tensors: Tensors) -> np.ndarray:
-        padding, output_padding = _transposed_padding(case)
-        if case.output_size is not None:
-            return self._array(self._sized(case, padding, *self._tensors(tensors)))
-        x, weight, bias = self._tensors(tensors)
-        operator = self._operator("conv_transpose", case)
-        args = (case.stride, padding, output_padding, case.groups, case.dilation)
-        return self._array(operator(x, weight, bias, *args))
+        return self._array(convolve_transposed(self._torch, case, *self._tensors(tensors)))
 
-    def _sized(self, case: Convolution, padding: tuple[int, ...], x: Any, weight: Any, bias: Any) -> Any:
-        """The module, because only its call takes an ``output_size``."""
-        for axis, (begin, end) in zip(case.axes, case.crop, strict=True):
-            if begin - end >= axis.stride:
-                raise Unsupported(f"torch's output_size adds less than stride {axis.stride} rows, not {begin - end}")
-        nn = self._torch.nn
-        layer = getattr(nn, f"ConvTranspose{case.rank}d")(
-            case.in_channels,
-            case.out_channels,
-            case.kernel,
-            stride=case.stride,
-            padding=padding,
-            groups=case.groups,
-            bias=case.bias,
-            dilation=case.dilation,
-            device="meta",  # its own parameters are never needed
-        )
-        layer.weight = nn.Parameter(weight, requires_grad=False)
-        if case.bias:
-            layer.bias = nn.Parameter(bias, requires_grad=False)
-        return layer(x, output_size=list(case.large))
+    def steps(self, case: Chain) -> TorchSteps:  # noqa: ARG002
+        return TorchSteps(self._torch, self._tensor, self._array)
 
 
-class _TorchGradient(_TorchTarget):
+class _TorchGradient(TorchTarget):
     """A transposed convolution as the gradient of a convolution with respect to its input."""
 
     def conv_transpose(self, case: Convolution, tensors: Tensors) -> np.ndarray:
-        _decline_transposed_words(case, self.runtime)
+        decline_transposed_words(case, self.runtime)
         if case.bias:
             raise Unsupported("a gradient has no bias")
         return self.conv_input_gradient(case, tensors)
@@ -149,16 +137,17 @@ class _TorchGradient(_TorchTarget):
         raise NotImplementedError
 
 
-class TorchAutograd(_TorchGradient):
-    """``torch.autograd.grad`` of ``torch.nn.functional.conv*d``."""
+class TorchAutograd(_TorchGradient, _WithGradient):
+    """``torch.autograd.grad`` of ``torch.nn.functional.conv*d``, and of a whole network."""
 
     runtime = "torch-autograd"
 
+    def deconvnet(self, case: Deconvnet, tensors: Tensors) -> np.ndarray:
+        return self.deconvnet_gradient(case, tensors)
+
     def _gradient(self, case: Convolution, gradient: Any, weight: Any) -> Any:
         x = self._torch.zeros(case.large_shape, dtype=weight.dtype, device=self.device, requires_grad=True)
-        operator = self._operator("conv", case)
-        y = operator(x, weight, None, case.stride, _padding(case), case.dilation, case.groups)
-        return self._torch.autograd.grad(y, x, gradient)[0]
+        return self._torch.autograd.grad(convolve(self._torch, case, x, weight), x, gradient)[0]
 
 
 class TorchNNGrad(_TorchGradient):
@@ -167,13 +156,13 @@ class TorchNNGrad(_TorchGradient):
     runtime = "torch-nn-grad"
 
     def _gradient(self, case: Convolution, gradient: Any, weight: Any) -> Any:
-        _decline_words(case, "torch.nn.grad")
+        decline_words(case, "torch.nn.grad")
         padding = symmetric_padding(case, "torch")
         operator = getattr(self._torch.nn.grad, f"conv{case.rank}d_input")
         return operator(case.large_shape, weight, gradient, case.stride, padding, case.dilation, case.groups)
 
 
-class TorchDirect(_TorchTarget):
+class TorchDirect(TorchTarget):
     """The direct convolution that equals the transposed one (Dumoulin and Visin, sections 4.1 to 4.6).
 
     ``stride - 1`` zeros between the elements of the input, ``k^ - 1 - begin`` and ``k^ - 1 - end`` around them (a
@@ -183,7 +172,7 @@ class TorchDirect(_TorchTarget):
     runtime = "torch-direct"
 
     def conv_transpose(self, case: Convolution, tensors: Tensors) -> np.ndarray:
-        _decline_transposed_words(case, "a direct convolution")
+        decline_transposed_words(case, "a direct convolution")
         x, weight, bias = self._tensors(tensors)
         padded = self._padded(case, self._stretched(case, x))
         operator = self._operator("conv", case)
@@ -209,34 +198,3 @@ def _flipped(case: Convolution, weight: Any) -> Any:
     """The kernel of the equivalent direct convolution: flipped, channels swapped within each group."""
     per_group = weight.reshape(case.groups, -1, *weight.shape[1:]).transpose(1, 2)
     return per_group.reshape(case.large_channels, -1, *case.kernel).flip(tuple(range(2, 2 + case.rank)))
-
-
-def _padding(case: Convolution) -> str | tuple[int, ...]:
-    """The ``padding`` argument of the convolution between the case's large and small sides."""
-    if case.padding == "same" and max(case.stride) > 1:
-        raise Unsupported(f"torch's padding='same' needs stride 1, not {max(case.stride)}")
-    return case.padding if isinstance(case.padding, str) else symmetric_padding(case, "torch")
-
-
-def _transposed_padding(case: Convolution) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """``padding`` and ``output_padding`` that give the case's crop."""
-    _decline_transposed_words(case, "torch's transposed convolution")
-    for axis in case.axes:
-        added = axis.begin - axis.end
-        if axis.begin < 0:
-            raise Unsupported(f"torch's transposed convolution cannot add {-axis.begin} rows at the beginning")
-        if added < 0:
-            raise Unsupported(f"torch's transposed convolution cannot crop {-added} rows more at the end")
-        if added >= (limit := max(axis.stride, axis.dilation)):
-            raise Unsupported(f"torch's output_padding must be less than max(stride, dilation) = {limit}, not {added}")
-    return tuple(a.begin for a in case.axes), tuple(a.begin - a.end for a in case.axes)
-
-
-def _decline_transposed_words(case: Convolution, who: str) -> None:
-    decline_onnx_spelling(case, who)
-    _decline_words(case, who)
-
-
-def _decline_words(case: Convolution, who: str) -> None:
-    if isinstance(case.padding, str):
-        raise Unsupported(f"{who} has no padding='{case.padding}'")
