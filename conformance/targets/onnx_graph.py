@@ -1,4 +1,4 @@
-"""A case as an ONNX model of one node, in the words of the case.
+"""ONNX graphs in the words of a case: graphs under construction, and the model of one node that is a convolution.
 
 What becomes a constant of the graph is up to the caller: a deployed model has its weights inside, and onnxruntime packs
 constant weights and picks its blocked kernels only then, so that is what is worth testing; ONNX files end at 2 GiB, so
@@ -7,22 +7,84 @@ large weights must be fed.  Sources: ONNX operators Conv-22 and ConvTranspose-22
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from conformance.spec import Convolution
+from conformance.spec import Convolution, is_index
 from conformance.targets.base import Unsupported
 
 NEWEST_OPSET = 22
-"""The opset that last changed Conv and ConvTranspose."""
+"""The opset that last changed Conv and ConvTranspose, and with them MaxPool and MaxUnpool."""
 
 OLDEST_OPSET = 11
-"""The opset before it that did."""
+"""The opset before it that changed Conv and ConvTranspose."""
 
-_OPERATORS = {"conv": "Conv", "conv_transpose": "ConvTranspose"}
-_TYPES = {"float16": "FLOAT16", "bfloat16": "BFLOAT16", "float32": "FLOAT", "float64": "DOUBLE"}
+OPERATORS = {"conv": "Conv", "conv_transpose": "ConvTranspose"}
+_TYPES = {"float16": "FLOAT16", "bfloat16": "BFLOAT16", "float32": "FLOAT", "float64": "DOUBLE", "int64": "INT64"}
+
+
+class Graph:
+    """An ONNX graph under construction.  Values go by name; the floating-point ones that come out have one dtype."""
+
+    def __init__(self, dtype: str, opset: int) -> None:
+        self.dtype, self.opset = dtype, opset
+        self._nodes: list[tuple[str, list[str], list[str], dict[str, Any]]] = []
+        self._inputs: list[Any] = []
+        self._constants: list[Any] = []
+        self._given: set[str] = set()
+
+    def input(self, name: str, shape: Sequence[int]) -> str:
+        """A value that is fed."""
+        self._given.add(name)
+        self._inputs.append(_value(name, "int64" if is_index(name) else self.dtype, shape))
+        return name
+
+    def constant(self, array: np.ndarray, name: str | None = None) -> str:
+        """A value that is part of the model, named by its number unless it has a name."""
+        name = name or f"constant:{len(self._constants)}"
+        self._given.add(name)
+        self._constants.append(_tensor(name, array))
+        return name
+
+    def node(self, operator: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """What a node with one output gives."""
+        return self.nodes(operator, inputs, 1, **attributes)[0]
+
+    def nodes(self, operator: str, inputs: Sequence[str], outputs: int, **attributes: Any) -> list[str]:
+        """What a node with several outputs gives."""
+        given = [f"{operator}:{len(self._nodes)}.{n}" for n in range(outputs)]
+        self._nodes.append((operator, list(inputs), given, attributes))
+        return given
+
+    def model(self, results: Mapping[str, str], ranks: Mapping[str, int] | None = None) -> Any:
+        """The ``ModelProto`` that gives these values under the names of the results.
+
+        Sizes of the results are left open, for the runtime to infer; onnx's checker asks for their ranks at least.
+        """
+        from onnx import helper
+
+        names: dict[str, str] = {}
+        for result, value in results.items():  # a value has one name, and what is fed keeps its own
+            alone = value not in self._given and value not in names
+            names[value if alone else self.node("Identity", [value])] = result
+        made = [
+            helper.make_node(
+                operator, [names.get(i, i) for i in inputs], [names.get(o, o) for o in outputs], **attributes
+            )
+            for operator, inputs, outputs, attributes in self._nodes
+        ]
+        shapes = {name: [None] * rank for name, rank in (ranks or {}).items()}
+        outputs = [_value(name, "int64" if is_index(name) else self.dtype, shapes.get(name)) for name in results]
+        graph = helper.make_graph(made, "case", self._inputs, outputs, self._constants)
+        opsets = [helper.make_opsetid("", self.opset)]
+        return helper.make_model(
+            graph,
+            opset_imports=opsets,
+            ir_version=helper.find_min_ir_version_for(opsets),
+            producer_name="deconv-conformance",
+        )
 
 
 def one_node_model(case: Convolution, constants: Mapping[str, np.ndarray], opset: int = NEWEST_OPSET) -> Any:
@@ -31,27 +93,21 @@ def one_node_model(case: Convolution, constants: Mapping[str, np.ndarray], opset
     Tensors in ``constants`` become initializers, the others inputs of the graph.  The shape of the output is left open,
     for the runtime to infer.  Raises Unsupported where ONNX cannot say the case.
     """
-    from onnx import helper
+    operator = OPERATORS[case.op]
+    check_dtype(case.dtype, operator, opset)
+    graph = Graph(case.dtype, opset)
+    for name, shape in case.tensor_shapes.items():
+        if name in constants:
+            graph.constant(constants[name], name)
+        else:
+            graph.input(name, shape)
+    return graph.model({"output": graph.node(operator, list(case.tensor_shapes), **attributes(case))})
 
-    operator = _OPERATORS[case.op]
-    if case.dtype == "bfloat16" and opset < NEWEST_OPSET:
+
+def check_dtype(dtype: str, operator: str, opset: int) -> None:
+    """Raise Unsupported where an operator that opset 22 changed does not yet take the dtype."""
+    if dtype == "bfloat16" and opset < NEWEST_OPSET:
         raise Unsupported(f"ONNX {operator} has no bfloat16 before opset {NEWEST_OPSET}, this is opset {opset}")
-    names = list(case.tensor_shapes)
-    node = helper.make_node(operator, names, ["output"], **attributes(case))
-    graph = helper.make_graph(
-        [node],
-        operator,
-        [_value(name, case, shape) for name, shape in case.tensor_shapes.items() if name not in constants],
-        [_value("output", case, None)],
-        [_constant(name, case, constants[name]) for name in names if name in constants],
-    )
-    opsets = [helper.make_opsetid("", opset)]
-    return helper.make_model(
-        graph,
-        opset_imports=opsets,
-        ir_version=helper.find_min_ir_version_for(opsets),
-        producer_name="deconv-conformance",
-    )
 
 
 def attributes(case: Convolution) -> dict[str, Any]:
@@ -95,19 +151,19 @@ def _ends(case: Convolution) -> tuple[list[int], list[int]]:
     return [max(a.end, 0) for a in case.axes], [max(-a.end, 0) if case.transposed else 0 for a in case.axes]
 
 
-def _value(name: str, case: Convolution, shape: tuple[int, ...] | None) -> Any:
+def _value(name: str, dtype: str, shape: Sequence[int | None] | None) -> Any:
     from onnx import helper
 
-    return helper.make_tensor_value_info(name, _type(case), shape)
+    return helper.make_tensor_value_info(name, _type(dtype), shape)
 
 
-def _constant(name: str, case: Convolution, array: np.ndarray) -> Any:
+def _tensor(name: str, array: np.ndarray) -> Any:
     from onnx import helper
 
-    return helper.make_tensor(name, _type(case), array.shape, array.tobytes(), raw=True)
+    return helper.make_tensor(name, _type(array.dtype.name), array.shape, array.tobytes(), raw=True)
 
 
-def _type(case: Convolution) -> int:
+def _type(dtype: str) -> int:
     from onnx import TensorProto
 
-    return int(TensorProto.DataType.Value(_TYPES[case.dtype]))
+    return int(TensorProto.DataType.Value(_TYPES[dtype]))

@@ -1,13 +1,16 @@
-"""ONNX's own reference evaluator, NumPy and Python loops, fed with a one-node model of the case."""
+"""ONNX's own reference evaluator, NumPy and Python loops, fed with models that are made of the case."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 
-from conformance.spec import Convolution
-from conformance.targets.base import OpTarget, Tensors, Unsupported
+from conformance.spec import Case, Chain, Convolution
+from conformance.targets.base import Tensors, Unsupported
+from conformance.targets.chain import ChainTarget
+from conformance.targets.onnx_chain import OnnxSteps
 from conformance.targets.onnx_graph import NEWEST_OPSET, one_node_model
 from conformance.targets.reasons import refusals
 
@@ -15,7 +18,7 @@ LIMIT = 2_000_000
 """Products that a case may have: 2 to 3 microseconds each at worst, in a ConvTranspose of one input channel."""
 
 
-class OnnxReference(OpTarget):
+class OnnxReference(ChainTarget):
     """``onnx.reference.ReferenceEvaluator``."""
 
     name = "onnx-reference@cpu"
@@ -32,11 +35,22 @@ class OnnxReference(OpTarget):
         return {"onnx": self._onnx.__version__, "numpy": np.__version__, "opset": str(self.opset)}
 
     def conv(self, case: Convolution, tensors: Tensors) -> np.ndarray:
-        if case.products > LIMIT:
-            raise Unsupported(f"pure-Python evaluator: {case.products:,} products, more than {LIMIT:,}")
+        _check_size(case)
         weights = {name: array for name, array in tensors.items() if name != "input"}
-        evaluator = self._onnx.reference.ReferenceEvaluator(one_node_model(case, weights, self.opset))
-        with refusals("onnx's reference evaluator"):
-            return cast(np.ndarray, evaluator.run(["output"], {"input": tensors["input"]})[0])
+        return self._evaluate(one_node_model(case, weights, self.opset), {"input": tensors["input"]})[0]
 
     conv_transpose = conv
+
+    def steps(self, case: Chain) -> OnnxSteps:
+        _check_size(case)
+        return OnnxSteps(case, self.opset, self._evaluate)
+
+    def _evaluate(self, model: Any, feeds: Tensors) -> Sequence[np.ndarray]:
+        evaluator = self._onnx.reference.ReferenceEvaluator(model)
+        with refusals("onnx's reference evaluator"):
+            return cast(Sequence[np.ndarray], evaluator.run(None, dict(feeds)))
+
+
+def _check_size(case: Case) -> None:
+    if case.products > LIMIT:
+        raise Unsupported(f"pure-Python evaluator: {case.products:,} products, more than {LIMIT:,}")

@@ -1,14 +1,18 @@
-"""ONNX Runtime, fed with a one-node model of the case."""
+"""ONNX Runtime, fed with models that are made of the case: one node for a convolution, one graph for a chain."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 
 from conformance.arithmetic import Axis
-from conformance.spec import Convolution
-from conformance.targets.base import OpTarget, Tensors
+from conformance.spec import Case, Chain, Convolution, Stage
+from conformance.targets.base import Tensors
+from conformance.targets.chain import ChainTarget
+from conformance.targets.onnx_chain import OnnxSteps
 from conformance.targets.onnx_graph import NEWEST_OPSET, OLDEST_OPSET, one_node_model
 from conformance.targets.reasons import refusals
 
@@ -17,10 +21,22 @@ _LARGEST_CONSTANTS = 2**30  # bytes; a serialized model ends at 2 GiB
 _PROBE = Convolution(id="probe/opset", op="conv_transpose", axes=(Axis(large=2, small=2, kernel=1),), padding=((0, 0),))
 
 
-class OnnxRuntime(OpTarget):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OneStage(Chain):
+    """A stage of a chain by itself."""
+
+    stage: Stage
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return (self.stage,)
+
+
+class OnnxRuntime(ChainTarget):
     """``onnxruntime.InferenceSession`` with one execution provider and otherwise its default settings.
 
     ``opset`` defaults to the newest in which onnxruntime runs a ConvTranspose, at most the newest that changed it.
+    Releases that have that operator of an opset have its MaxPool and MaxUnpool too (1.20 to 1.31).
     """
 
     def __init__(self, threads: int = 1, provider: str = CPU, opset: int | None = None) -> None:
@@ -53,6 +69,27 @@ class OnnxRuntime(OpTarget):
             return cast(np.ndarray, self._session(model).run(["output"], feeds)[0])
 
     conv_transpose = conv
+
+    def run(self, case: Case, tensors: Tensors) -> Tensors:
+        """In float16 every stage is a model of its own.
+
+        onnxruntime's processor provider runs a whole float16 graph in float32 and rounds only what it returns, so that
+        in one model a stage would not get what the stage before it returned.
+        """
+        if not (isinstance(case, Chain) and case.dtype == "float16" and self.provider == CPU):
+            return super().run(case, tensors)
+        values = dict(tensors)
+        for stage in case.stages:
+            alone = _OneStage(id=case.id, op=case.op, dtype=case.dtype, stage=stage)
+            values |= super().run(alone, {name: values[name] for name in stage.reads})
+        return {name: values[name] for stage in case.stages for name in stage.gives}
+
+    def steps(self, case: Chain) -> OnnxSteps:
+        def run(model: Any, feeds: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+            with refusals(f"onnxruntime in {case.dtype}"):
+                return cast(Sequence[np.ndarray], self._session(model).run(None, feeds))
+
+        return OnnxSteps(case, self.opset, run, _LARGEST_CONSTANTS)
 
     def _session(self, model: Any) -> Any:
         session = self._runtime.InferenceSession
