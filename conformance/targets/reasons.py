@@ -15,7 +15,8 @@ _REFUSAL = re.compile(
     r"not implemented (for|yet)"  # torch: "x" not implemented for 'Half'; older reference evaluators: groups
     r"|do(es)? not yet support|not supported on CPU|currently only supports"  # TensorFlow's kernels
     r"|not supported in conjunction"  # tf.nn.convolution: strides with dilations
-    r"|Could not find an implementation|Dilation not supported for AutoPadType|data type is not supported with"  # onnxruntime
+    r"|Could not find an implementation|Dilation not supported for AutoPadType"  # onnxruntime
+    r"|data type is not supported with"  # its ScatterElements in float16
     r"|output_padding \(\d+\) may be too large for stride"  # its reading of "less than the stride/dilation dimension"
 )
 _NOISE = re.compile(

@@ -123,9 +123,8 @@ def _judge_assignment(step: MaxUnpool, fed: Arrays, got: np.ndarray, expected: n
     values, switches = fed
     allowed = pooling.written_by_one(got, values, switches)
     if not allowed.all():
-        if step.output_size is not None and (other := _in_inferred_size(step, values, switches)) is not None:
-            if same(got, other).all():
-                return _open("switches count in the size that follows from the windows, not in the one asked for")
+        if (other := _in_inferred_size(step, values, switches)) is not None and same(got, other).all():
+            return _open("switches count in the size that follows from the windows, not in the one asked for")
         return _wrong(got, round_once(expected, FORMATS[dtype]), ~allowed)
     low, high = pooling.unpool_extremes(values, switches, step.large)
     if same(low, high).all():
@@ -140,11 +139,10 @@ def _in_inferred_size(step: MaxUnpool, values: np.ndarray, switches: np.ndarray)
     laid into the larger one.  None where that is not possible.
     """
     inferred = step.inferred
-    if any(i > s for i, s in zip(inferred, step.large, strict=True)) or switches.max(initial=0) >= math.prod(inferred):
+    beyond = [(0, size - own) for own, size in zip(inferred, step.large, strict=True)]
+    if step.output_size is None or min(beyond)[1] < 0 or switches.max(initial=0) >= math.prod(inferred):
         return None
-    result = np.zeros((*values.shape[:2], *step.large))
-    result[(..., *(slice(size) for size in inferred))] = pooling.unpool_assign(values, switches, inferred)
-    return result
+    return np.pad(pooling.unpool_assign(values, switches, inferred), [(0, 0), (0, 0), *beyond])
 
 
 def _open(reading: str) -> Judgement:
