@@ -17,8 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
-
 from conformance.spec.case import Convolution, Shape
 from conformance.spec.convolution import ConvEntry
 from conformance.spec.deconvnet import transposed, unpooling
@@ -36,6 +34,8 @@ from conformance.spec.fields import (
     few_bits,
     per_axis,
 )
+from conformance.spec.layers import a_list, written_key
+from conformance.spec.nested import validated
 from conformance.spec.pooling import MaxPool, MaxPoolEntry
 from conformance.spec.steps import Chain, Direction, Overlap, Reshape, Stage, Switches, Take
 
@@ -148,6 +148,9 @@ class AdaptiveLayerKeys(Strict):
     pool_stride: SpatialSize | None = None
 
 
+AdaptiveLayers = Annotated[tuple[Any, ...], a_list(AdaptiveLayerKeys.model_json_schema())]
+
+
 class AdaptiveDeconvEntry(Entry):
     """``adaptive_deconv``.  ``input`` is the size of the image; layers are named layer1, layer2 ... from the image up.
 
@@ -159,7 +162,7 @@ class AdaptiveDeconvEntry(Entry):
     op: Literal["adaptive_deconv"]
     in_channels: Positive = 1
     input: SpatialSize
-    layers: Annotated[tuple[AdaptiveLayerKeys, ...], Field(min_length=1, max_length=20)]
+    layers: AdaptiveLayers
     direction: DirectionName = "reconstruct"
     switches: SwitchesName = "given"
     overlap: OverlapName = "sum"
@@ -176,11 +179,12 @@ class AdaptiveDeconvEntry(Entry):
         inner = {key: common[key] for key in ("dtype", "batch")}
         shape: Shape = (self.batch, self.in_channels, *self.input)
         layers: list[AdaptiveLayer] = []
-        for n, keys in enumerate(self.layers):
+        for n, written in enumerate(self.layers):
+            keys = validated(AdaptiveLayerKeys, written, f"layers.{n}", "required for a layer")
             try:
                 layer = _layer(f"layer{n + 1}", keys, inner | {"id": f"{common['id']}#layer{n + 1}"}, shape)
             except KeyedError as error:
-                raise KeyedError(f"layers.{n}.{error.key}", str(error)) from None
+                raise KeyedError(f"layers.{n}.{written_key('conv', error.key)}", str(error)) from None
             layers.append(layer)
             shape = layer.pooled
         if layers[-1].pool is not None:

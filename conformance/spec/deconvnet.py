@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from conformance.spec.case import Case, Convolution, Shape
-from conformance.spec.convolution import ConvEntry, ConvTransposeEntry
+from conformance.spec.convolution import ConvTransposeEntry
 from conformance.spec.fields import (
     BiasDownName,
-    Boolean,
     ChannelChoice,
     Entry,
     IsolationName,
@@ -28,16 +27,17 @@ from conformance.spec.fields import (
     Padding,
     PerAxis,
     Positive,
-    Real,
     RectificationName,
     SeedName,
     SpatialSize,
     Strict,
     UnitChoice,
+    Written,
     few_bits,
 )
-from conformance.spec.layers import Layers
-from conformance.spec.pooling import MaxPool, MaxPoolEntry, MaxUnpool, unpool
+from conformance.spec.layers import AnyLayer, ConvLayer, Layers, PoolLayer, kind_of, read_layer, written_key
+from conformance.spec.nested import validated
+from conformance.spec.pooling import MaxPool, MaxUnpool, unpool
 from conformance.spec.steps import (
     BiasDown,
     Chain,
@@ -191,78 +191,6 @@ def unpooling(pool: MaxPool, overlap: Overlap) -> MaxUnpool:
     return replace(case, output_size=pool.large) if case.inferred != pool.large else case
 
 
-class _Layer(Strict):
-    """What a layer may say, whatever it is."""
-
-    name: Name | None = None
-
-
-class ReluLayer(_Layer):
-    """``relu``."""
-
-    relu: Literal[True] = True
-
-    def step(self) -> Rectify:
-        return Rectify()
-
-
-class ConvLayer(_Layer):
-    """``conv: <number of filters>``."""
-
-    conv: Positive
-    kernel: PerAxis
-    stride: PerAxis = 1
-    padding: Padding = 0
-    dilation: PerAxis = 1
-    groups: Positive = 1
-    bias: Boolean = True
-
-    def entry(self, shape: Shape) -> ConvEntry:
-        return ConvEntry.model_construct(
-            op="conv",
-            in_channels=shape[1],
-            out_channels=self.conv,
-            input=shape[2:],
-            **{key: getattr(self, key) for key in ("kernel", "stride", "padding", "dilation", "groups", "bias")},
-        )
-
-
-class PoolLayer(_Layer):
-    """``max_pool: <kernel>``."""
-
-    max_pool: PerAxis
-    stride: PerAxis | None = None
-    padding: Padding = 0
-    dilation: PerAxis = 1
-    ceil_mode: Boolean = False
-
-    def entry(self, shape: Shape) -> MaxPoolEntry:
-        return MaxPoolEntry.model_construct(
-            op="max_pool",
-            channels=shape[1],
-            input=shape[2:],
-            kernel=self.max_pool,
-            **{key: getattr(self, key) for key in ("stride", "padding", "dilation", "ceil_mode")},
-        )
-
-
-class NormLayer(_Layer):
-    """``lrn: <number of channels>``, local response normalisation with PyTorch's defaults."""
-
-    lrn: Positive
-    alpha: Real = 1e-4
-    beta: Real = 0.75
-    k: Real = 1.0
-
-    def step(self) -> ResponseNorm:
-        if self.lrn % 2 == 0:
-            raise KeyedError("lrn", f"expected an odd number of channels, got {self.lrn}")
-        if self.k == 0:
-            raise KeyedError("k", "expected a number > 0, got 0")
-        return ResponseNorm(self.lrn, self.alpha, self.beta, self.k)
-
-
-LAYERS: dict[str, type[_Layer]] = {"conv": ConvLayer, "max_pool": PoolLayer, "lrn": NormLayer, "relu": ReluLayer}
 NAMES = {"conv": "conv", "max_pool": "pool", "lrn": "norm", "relu": "relu"}
 
 
@@ -306,7 +234,7 @@ class DeconvnetEntry(Entry):
 
     def refused(self) -> dict[str, str]:
         refused = super().refused() | few_bits(self.dtype)
-        if any(kind == "lrn" for kind, _ in self.layers):
+        if any(kind_of(layer) == "lrn" for layer in self.layers):
             refused |= dict.fromkeys(("exact", "gradient"), "local response normalisation rounds")
         if self.overlap != "sum" or self.bias_down != "none":
             refused["gradient"] = "a gradient adds what overlaps, and no bias"
@@ -318,17 +246,19 @@ class DeconvnetEntry(Entry):
         shape: Shape = (self.batch, self.in_channels, *self.input)
         seen: list[str] = []
         convolutions = 0
-        for n, (kind, values) in enumerate(self.layers):
-            layer = _validated(kind, values, n)
+        for n, written in enumerate(self.layers):
+            kind, layer = read_layer(written, n)
             convolutions += kind == "conv"
             name = layer.name or f"{NAMES[kind]}{convolutions or ''}"
+            if "." in name:
+                raise KeyedError(f"layers.{n}", f"the name {name} has a dot, which tensors and stages have in theirs")
             if name in seen or name in ("input", "output", "seed", "down"):
                 raise KeyedError(f"layers.{n}", f"the name {name} stands for two layers; give one a name of its own")
             seen.append(name)
             try:
                 step = _step(layer, inner | {"id": f"{common['id']}#{name}"}, shape)
             except KeyedError as error:
-                raise KeyedError(f"layers.{n}.{_written(kind, error.key)}", str(error)) from None
+                raise KeyedError(f"layers.{n}.{written_key(kind, error.key)}", str(error)) from None
             output = step.result_shapes["output"] if isinstance(step, Case) else shape
             yield Layer(name, step, shape, output)
             shape = output
@@ -341,6 +271,8 @@ class DeconvnetEntry(Entry):
         channels, *size = last.output[1:]
         if self.channel is not None and self.channel >= channels:
             raise KeyedError("channel", f"expected less than the {channels} channels of {last.name}")
+        if self.channel is not None and self.isolate == "none":
+            raise KeyedError("channel", "expected none beside isolate: none")
         if self.unit is None:
             return
         if self.isolate != "unit":
@@ -349,32 +281,12 @@ class DeconvnetEntry(Entry):
             raise KeyedError("unit", f"expected a position in {last.name}, whose size is {size}")
 
 
-def _step(layer: Any, common: dict[str, Any], shape: Shape) -> LayerStep:
+def _step(layer: AnyLayer, common: dict[str, Any], shape: Shape) -> LayerStep:
     """What a layer does with maps of that shape."""
     if isinstance(layer, ConvLayer | PoolLayer):
         entry = layer.entry(shape)
         return entry.resolve(common | {"op": entry.op})
-    step: LayerStep = layer.step()
-    return step
-
-
-def _written(kind: str, key: str) -> str:
-    """A key of an op as a layer writes it."""
-    return {"input": kind, "kernel": "max_pool" if kind == "max_pool" else "kernel"}.get(key, key)
-
-
-def _validated(kind: str, values: dict[str, Any], n: int) -> Any:
-    from pydantic import ValidationError
-
-    try:
-        return LAYERS[kind].model_validate(values)
-    except ValidationError as error:
-        detail = error.errors()[0]
-        key = ".".join(str(part) for part in detail["loc"][:1])
-        unknown = f"unknown key; expected one of {', '.join(LAYERS[kind].model_fields)}"
-        missing = f"required for a {kind} layer"
-        message = {"extra_forbidden": unknown, "missing": missing}.get(detail["type"], detail["msg"])
-        raise KeyedError(f"layers.{n}.{key}", message) from None
+    return layer.step()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -422,6 +334,9 @@ class UnpoolKeys(Strict):
     output_size: PerAxis | None = None
 
 
+BlockPool = Annotated[Any, Written(lambda value: value, UnpoolKeys.model_json_schema())]
+
+
 class DeconvBlockEntry(ConvTransposeEntry):
     """``deconv_block``: the keys of ``conv_transpose``, ``pool`` with those of ``max_unpool``, and the policies.
 
@@ -431,7 +346,7 @@ class DeconvBlockEntry(ConvTransposeEntry):
     kinds: ClassVar[tuple[str, ...]] = ("exact", "rounding")
 
     op: Literal["deconv_block"]  # type: ignore[assignment]
-    pool: UnpoolKeys
+    pool: BlockPool
     overlap: OverlapName = "sum"
     rectify: RectificationName = "signal"
 
@@ -440,7 +355,8 @@ class DeconvBlockEntry(ConvTransposeEntry):
 
     def resolve(self, common: dict[str, Any]) -> DeconvBlock:  # type: ignore[override]
         inner = {key: common[key] for key in ("dtype", "batch")}
-        written = (self.pool.kernel, self.pool.stride, self.pool.padding, self.overlap, self.pool.output_size)
+        keys = validated(UnpoolKeys, self.pool, "pool", "required for pool")
+        written = (keys.kernel, keys.stride, keys.padding, self.overlap, keys.output_size)
         try:
             undone = unpool(
                 inner | {"id": f"{common['id']}#unpool", "op": "max_unpool"}, self.in_channels, self.input, *written

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from conformance.spec.convolution import ConvEntry, ConvInputGradientEntry, Conv
 from conformance.spec.deconvnet import DeconvBlockEntry, DeconvnetEntry
 from conformance.spec.fields import Entry, KeyedError, Name, show
 from conformance.spec.marks import Document, KeyPath, dotted, read_document
+from conformance.spec.nested import closest, words
 from conformance.spec.pooling import MaxPoolEntry, MaxUnpoolEntry
 from conformance.spec.vectors import attach_vectors
 
@@ -176,13 +175,8 @@ class _Loader:
         for detail in error.errors():
             key = str(detail["loc"][0]) if detail["loc"] else ""
             where = values.get(key, (None, path))[1]
-            message = detail["msg"]
-            if detail["type"] == "missing":
-                message = f"required for op {model.model_fields['op'].annotation.__args__[0]}"  # type: ignore[union-attr]
-            elif detail["type"] == "extra_forbidden":
-                message = f"unknown key{_closest(key, model.model_fields)}"
-            elif detail["type"] == "literal_error":
-                message = f"expected {detail['ctx']['expected'].lower()}, got {show(detail['input'])}"
+            required = f"required for op {model.model_fields['op'].annotation.__args__[0]}"  # type: ignore[union-attr]
+            message = words(detail, model.model_fields, required, ("matrix", "exclude"))
             self._problem(where, message, dotted((*path, key)))
 
 
@@ -201,14 +195,8 @@ def data_kinds(entry: Entry) -> tuple[str, ...]:
     return left
 
 
-@functools.cache
-def _known(keys: tuple[str, ...]) -> tuple[str, ...]:
-    return (*keys, "matrix", "exclude")
-
-
-def _closest(key: str, keys: Any) -> str:
-    close = difflib.get_close_matches(key, _known(tuple(keys)), n=1)
-    return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(keys)}"
+def _closest(key: str, keys: Iterable[str]) -> str:
+    return closest(key, tuple(keys), ("matrix", "exclude"))
 
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)

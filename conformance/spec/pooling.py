@@ -240,6 +240,9 @@ def unpool(
     pads = pads_per_axis(padding, rank)
     if isinstance(pads, str):
         raise KeyedError("padding", f"expected numbers, got {pads}")
+    for n, pair in enumerate(pads):
+        if min(pair) < 0:
+            raise KeyedError("padding", f"expected no negative padding, got {list(pair)} on axis {n}")
     size = None if output_size is None else per_axis("output_size", output_size, rank)
     axes = tuple(
         _unpooled_axis(n, small[n], kernel[n], stride[n], pads[n], None if size is None else size[n])

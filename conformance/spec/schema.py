@@ -12,11 +12,13 @@ def suite_schema() -> dict[str, Any]:
 
     A case may leave to the suite's defaults whatever it likes, so no key of a case is required here.
     """
-    properties: dict[str, Any] = {}
+    ways: dict[str, list[Any]] = {}
     for model in OPS.values():
         for key, schema in model.model_json_schema()["properties"].items():
             described = {k: v for k, v in schema.items() if k not in ("default", "title")}
-            properties.setdefault(key, described)
+            if described not in ways.setdefault(key, []):
+                ways[key].append(described)
+    properties = {key: {"anyOf": found} if len(found) > 1 else found[0] for key, found in ways.items()}
     properties["op"] = {"enum": list(OPS)}
     properties["bias"] = {"type": "boolean"}
     values = {key: {"type": "array", "items": schema, "minItems": 1} for key, schema in properties.items()}

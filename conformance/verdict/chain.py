@@ -189,6 +189,7 @@ class _Whole:
     errors: dict[str, np.ndarray] = field(default_factory=dict)
     variances: dict[str, np.ndarray] = field(default_factory=dict)
     undetermined: dict[str, np.ndarray] = field(default_factory=dict)
+    contested: int = 0
 
     def follow(self, stage: Stage, returned: Values) -> None:
         """Go on with what the target has, as far as it is no mistake."""
@@ -200,6 +201,7 @@ class _Whole:
         fed = [self.values.get(name, self.problem.tensors.get(name)) for name in stage.reads]
         given = oracle.exact(step, *fed)  # type: ignore[arg-type]
         self.values |= zip(stage.gives, given, strict=True)
+        self._note_contested(stage, fed)  # type: ignore[arg-type]
         if self.problem.nothing_rounds:
             return
         source, name = stage.reads[0], stage.gives[0]
@@ -236,8 +238,21 @@ class _Whole:
         rivals = pooling.runners_up(axes, keys + error, switches)
         self.undetermined[stage.gives[1]] = (rivals > lowest) & (pooling.take(error, switches) > 0)
 
+    def _note_contested(self, stage: Stage, fed: list[np.ndarray]) -> None:
+        """Places to which different values are assigned: any one of them may stay."""
+        if isinstance(stage.step, MaxUnpool) and stage.step.overlap == "assign":
+            low, high = pooling.unpool_extremes(fed[0], fed[1], stage.step.large)
+            self.contested += int((~same(low, high)).sum())
+
     def judge(self, got: np.ndarray) -> Judgement:
         """The result against the exact chain."""
+        judgement = self._judge(got)
+        if judgement.failed and (unclear := self._unclear() + self.contested):
+            said = f"{unclear} switches or places are open, and the target does not say which it took"
+            return replace(judgement, verdict="ambiguous", diagnosis=said, message="")
+        return judgement
+
+    def _judge(self, got: np.ndarray) -> Judgement:
         exact = self.values["output"]
         wrong = np.abs(got.astype(np.float64) - exact)
         wrong[np.isnan(wrong)] = math.inf
@@ -254,9 +269,6 @@ class _Whole:
         largest = float(wrong.max(initial=0.0))
         if bound <= 1 and rms <= 1:
             return Judgement("within_bound", "", largest, bound, rms)
-        if (unclear := self._unclear()) > 0:
-            said = f"rounding leaves {unclear} switches open, and the target does not say which it took"
-            return Judgement("ambiguous", "", largest, bound, rms, diagnosis=said)
         message = worst(got, exact, int(used.argmax()))
         return Judgement("deviates", "", largest, bound, rms, message=message)
 
