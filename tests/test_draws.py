@@ -14,12 +14,12 @@ from definition import make, products_reaching
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.problem import linear as problems
 from conformance.dtypes import FORMATS, round_once
 from conformance.errors import OracleRounded
 from conformance.oracle.draws import Drawn, draw_exact, generator
 from conformance.oracle.operators import OPERATORS, precision_needed
 from conformance.problem import Problem, pose
+from conformance.problem import linear as problems
 from conformance.spec import EDGE_KINDS, Convolution, Vectors
 
 EXAMPLES = settings(max_examples=120, deadline=None, derandomize=True)

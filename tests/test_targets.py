@@ -22,9 +22,9 @@ from conformance.dtypes import FORMATS
 from conformance.spec import Convolution, load_suite
 from conformance.targets import keras_targets, onnx_reference, onnxruntime_target, tensorflow_target, torch_targets
 from conformance.targets.base import Target, Unsupported
+from conformance.targets.channels_last import word_gives
 from conformance.targets.onnx_graph import attributes, one_node_model
 from conformance.targets.reasons import refusals
-from conformance.targets.tensorflow_target import word_gives
 
 of_torch = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
 

@@ -53,12 +53,13 @@ _KERAS = "conformance.targets.keras_targets"
 _ON_TENSORFLOW = (("backend", "tensorflow"),)
 _ON_TORCH = (("backend", "torch"),)
 _ON_JAX = (("backend", "jax"),)
+_TRANSPOSED = ("conv_transpose", "conv_input_gradient")
 
 BUILT_IN = (
     TargetSpec("torch@cpu", "torch", f"{_TORCH}:Torch", ("torch",)),
-    TargetSpec("torch-autograd@cpu", "torch", f"{_TORCH}:TorchAutograd", ("torch",)),
-    TargetSpec("torch-nn-grad@cpu", "torch", f"{_TORCH}:TorchNNGrad", ("torch",)),
-    TargetSpec("torch-direct@cpu", "torch", f"{_TORCH}:TorchDirect", ("torch",)),
+    TargetSpec("torch-autograd@cpu", "torch", f"{_TORCH}:TorchAutograd", ("torch",), ops=(*_TRANSPOSED, "deconvnet")),
+    TargetSpec("torch-nn-grad@cpu", "torch", f"{_TORCH}:TorchNNGrad", ("torch",), ops=_TRANSPOSED),
+    TargetSpec("torch-direct@cpu", "torch", f"{_TORCH}:TorchDirect", ("torch",), ops=_TRANSPOSED),
     TargetSpec(
         "captum@cpu",
         "torch",

@@ -80,20 +80,28 @@ def conv_matrix(axes: Axes, weight: np.ndarray, groups: int = 1) -> csr_array:
     return coo_array((entries, (np.concatenate(rows), np.concatenate(columns))), shape=shape).tocsr()
 
 
-def convolve(axes: Axes, x: np.ndarray, weight: np.ndarray, groups: int = 1, *, absolute: bool = False) -> np.ndarray:
-    """``C x`` for each image: ``(N, large channels, *large)`` to ``(N, small channels, *small)``, in float64.
+def convolve(
+    axes: Axes,
+    x: np.ndarray,
+    weight: np.ndarray,
+    groups: int = 1,
+    *,
+    absolute: bool = False,
+    dtype: type[np.floating[Any]] = np.float64,
+) -> np.ndarray:
+    """``C x`` for each image: ``(N, large channels, *large)`` to ``(N, small channels, *small)``.
 
-    ``absolute`` takes the absolute values of x and C instead.
+    ``absolute`` takes the absolute values of x and C instead.  ``dtype`` is that of the arithmetic and of the result.
     """
     n, k, c = x.shape[0], weight.shape[0], weight.shape[1]
     small = tuple(a.small for a in axes)
-    y = np.zeros((n, groups, k // groups, math.prod(small)))
+    y = np.zeros((n, groups, k // groups, math.prod(small)), dtype)
     x = x.reshape(n, groups, c, *x.shape[2:])
     for first in range(0, c, step := _channels_at_once(weight, groups * math.prod(small))):
         block = slice(first, first + step)
-        w = _float64(weight[:, block], absolute).reshape(groups, k // groups, -1)
+        w = _wide(weight[:, block], absolute, dtype).reshape(groups, k // groups, -1)
         for image in range(n):
-            y[image] += _product(w, im2col(axes, _float64(x[image, :, block], absolute)))
+            y[image] += _product(w, im2col(axes, _wide(x[image, :, block], absolute, dtype)))
     return y.reshape(n, k, *small)
 
 
@@ -108,10 +116,10 @@ def transposed_convolve(
     n, k, c = y.shape[0], weight.shape[0], weight.shape[1]
     kernel, small, large = weight.shape[2:], y.shape[2:], tuple(a.large for a in axes)
     x = np.zeros((n, groups, c, *large))
-    y = _float64(y, absolute).reshape(n, groups, k // groups, math.prod(small))
+    y = _wide(y, absolute).reshape(n, groups, k // groups, math.prod(small))
     for first in range(0, c, step := _channels_at_once(weight, groups * math.prod(small))):
         block = slice(first, first + step)
-        w = _float64(weight[:, block], absolute).reshape(groups, k // groups, -1).swapaxes(1, 2)
+        w = _wide(weight[:, block], absolute).reshape(groups, k // groups, -1).swapaxes(1, 2)
         columns = np.empty((groups, w.shape[1], y.shape[-1]))
         for image in range(n):
             _product(w, y[image], columns)
@@ -143,15 +151,15 @@ def _channels_at_once(weight: np.ndarray, positions: int) -> int:
     return max(BLOCK // elements, 1)
 
 
-def _float64(tensor: np.ndarray, absolute: bool) -> np.ndarray:
-    wide = tensor.astype(np.float64, copy=absolute)
+def _wide(tensor: np.ndarray, absolute: bool, dtype: type[np.floating[Any]] = np.float64) -> np.ndarray:
+    wide = tensor.astype(dtype, copy=absolute)
     return np.abs(wide, out=wide) if absolute else wide
 
 
 def im2col(axes: Axes, x: np.ndarray) -> np.ndarray:
     """What every tap reads: ``(groups, c, *large)`` to ``(groups, c * taps, small positions)``; 0 outside."""
     kernel, small = [a.kernel for a in axes], [a.small for a in axes]
-    columns = np.zeros((*x.shape[:2], *kernel, *small))
+    columns = np.zeros((*x.shape[:2], *kernel, *small), x.dtype)
     for numbers, m, j in _all_taps(axes):
         columns[(slice(None), slice(None), *numbers, *m)] = x[(..., *j)]
     return columns.reshape(x.shape[0], x.shape[1] * math.prod(kernel), math.prod(small))

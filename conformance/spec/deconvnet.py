@@ -103,7 +103,17 @@ class Deconvnet(Chain):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        return (*self._up(), Stage("seed", self.isolate, (self.layers[-1].name,), ("seed",)), *self._down())
+        return (*self.way_up, Stage("seed", self.isolate, (self.layers[-1].name,), ("seed",)), *self.way_down)
+
+    @property
+    def way_up(self) -> tuple[Stage, ...]:
+        """The stages of the network, before the seed."""
+        return tuple(self._up())
+
+    @property
+    def way_down(self) -> tuple[Stage, ...]:
+        """The stages that lead from the seed to the image."""
+        return tuple(self._down())
 
     def _up(self) -> Iterator[Stage]:
         x = "input"

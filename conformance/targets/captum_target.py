@@ -13,10 +13,9 @@ from typing import Any
 from conformance.spec import Case, Convolution, Deconvnet, MaxPool, Rectify, ResponseNorm
 from conformance.spec.deconvnet import LayerStep
 from conformance.targets.base import Tensors, Unsupported
-from conformance.targets.reasons import refusals
+from conformance.targets.reasons import decline_beyond_gradient, refusals
 from conformance.targets.torch_chain import TorchSteps, pooling_pads
 from conformance.targets.torch_convolution import around, padding, says_padding, with_parameters
-from conformance.targets.torch_gradient import decline_beyond_gradient
 from conformance.targets.torch_targets import TorchTarget
 
 

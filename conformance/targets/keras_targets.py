@@ -7,29 +7,26 @@ stride, layers take no stride together with a dilation, transposed convolutions 
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, cast
 
 import numpy as np
 
 from conformance.arithmetic.spellings import Mode, keras_transposed
-from conformance.spec import Case, Convolution
-from conformance.targets.base import OpTarget, Tensors, Unsupported
+from conformance.spec import Case, Chain, Convolution
+from conformance.targets.base import Tensors, Unsupported
+from conformance.targets.chain import ChainTarget
+from conformance.targets.channels_last import channels_last, channels_second, spatial_first, word_for
+from conformance.targets.keras_chain import KerasLayerSteps, KerasSteps, convolution_layer
 from conformance.targets.reasons import decline_onnx_spelling, refusals
-from conformance.targets.tensorflow_target import (
-    channels_last,
-    channels_second,
-    load_tensorflow,
-    spatial_first,
-    tensorflow_environment,
-    word_gives,
-)
+from conformance.targets.tensorflow_target import kernels, load_tensorflow, tensorflow_environment
 
 OutputPadding = tuple[int, ...] | None
 
 
-class _KerasTarget(OpTarget):
+class _KerasTarget(ChainTarget):
     """What layers and operators have in common: the backend, and the words that give a case's geometry."""
 
     runtime: ClassVar[str]
@@ -39,15 +36,16 @@ class _KerasTarget(OpTarget):
         super().__init__(threads)
         self.backend = backend
         self.name = f"{self.runtime}-{backend}@cpu"
-        self._tf = load_tensorflow(threads) if backend == "tensorflow" else None
+        self._framework = _LOADERS[backend](threads)
         self._keras = _load_keras(backend)
 
     def environment(self) -> dict[str, str]:
         facts = {"keras": self._keras.__version__, "backend": self.backend, "data_format": "channels_last"}
-        return facts | ({} if self._tf is None else tensorflow_environment(self._tf))
+        return facts | _ENVIRONMENTS[self.backend](self._framework)
 
     def run(self, case: Case, tensors: Tensors) -> Tensors:
-        with refusals(f"keras on {self.backend}"), self._keras.device("cpu:0"):
+        who = f"keras on {self.backend}"
+        with refusals(who), kernels(who, case.dtype), self._keras.device("cpu:0"):
             return super().run(case, tensors)
 
     def _result(self, y: Any) -> np.ndarray:
@@ -61,31 +59,19 @@ class KerasLayers(_KerasTarget):
 
     def conv(self, case: Convolution, tensors: Tensors) -> np.ndarray:
         arguments = {"padding": _conv_padding(case), "groups": case.groups}
-        return self._call(case, f"Conv{case.rank}D", arguments, tensors)
+        return self._call(case, arguments, tensors)
 
     def conv_transpose(self, case: Convolution, tensors: Tensors) -> np.ndarray:
         padding, output_padding = _transposed_padding(case)
         arguments = {"padding": padding, "output_padding": output_padding}
-        return self._call(case, f"Conv{case.rank}DTranspose", arguments, tensors)
+        return self._call(case, arguments, tensors)
 
-    def _call(self, case: Convolution, kind: str, arguments: dict[str, Any], tensors: Tensors) -> np.ndarray:
-        if max(case.stride) > 1 and max(case.dilation) > 1:
-            raise Unsupported(f"keras.layers.{kind} takes no stride > 1 together with a dilation > 1")
-        layer = getattr(self._keras.layers, kind)(
-            case.out_channels,
-            case.kernel,
-            strides=case.stride,
-            dilation_rate=case.dilation,
-            data_format="channels_last",
-            use_bias=case.bias,
-            kernel_initializer="zeros",
-            dtype=case.dtype,
-            **arguments,
-        )
-        x = channels_last(tensors["input"])
-        layer.build(x.shape)
-        layer.set_weights([spatial_first(tensors["weight"])] + ([tensors["bias"]] if case.bias else []))
-        return self._result(layer(x))
+    def steps(self, case: Chain) -> KerasSteps:  # noqa: ARG002
+        return KerasLayerSteps(self._keras)
+
+    def _call(self, case: Convolution, arguments: dict[str, Any], tensors: Tensors) -> np.ndarray:
+        weights = [spatial_first(tensors["weight"])] + ([tensors["bias"]] if case.bias else [])
+        return self._result(convolution_layer(self._keras, case, channels_last(tensors["input"]), weights, arguments))
 
 
 class KerasOps(_KerasTarget):
@@ -101,6 +87,9 @@ class KerasOps(_KerasTarget):
         arguments = {"padding": padding, "output_padding": output_padding}
         return self._call(case, self._keras.ops.conv_transpose, arguments, tensors)
 
+    def steps(self, case: Chain) -> KerasSteps:  # noqa: ARG002
+        return KerasSteps(self._keras)
+
     def _call(self, case: Convolution, operator: Any, arguments: dict[str, Any], tensors: Tensors) -> np.ndarray:
         ops = self._keras.ops
         y = operator(
@@ -114,6 +103,54 @@ class KerasOps(_KerasTarget):
         return self._result(ops.add(y, ops.convert_to_tensor(tensors["bias"])) if case.bias else y)
 
 
+def _load_torch(threads: int) -> Any:
+    import torch
+
+    torch.set_num_threads(threads)
+    with contextlib.suppress(RuntimeError):  # a process can set this once, and not after the first parallel work
+        torch.set_num_interop_threads(threads)
+    return torch
+
+
+def _load_jax(threads: int) -> Any:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("NPROC", str(threads))  # the size of XLA's thread pool
+    import jax
+
+    jax.config.update("jax_enable_x64", True)  # without it float64 quietly becomes float32
+    return jax
+
+
+def _torch_environment(torch: Any) -> dict[str, str]:
+    return {
+        "torch": torch.__version__,
+        "threads": str(torch.get_num_threads()),
+        "oneDNN": str(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled),
+        "cpu capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _jax_environment(jax: Any) -> dict[str, str]:
+    return {
+        "jax": jax.__version__,
+        "device": str(jax.devices()[0]),
+        "threads": os.environ["NPROC"],
+        "x64": str(jax.config.jax_enable_x64),
+    }
+
+
+_LOADERS: dict[str, Callable[[int], Any]] = {
+    "tensorflow": load_tensorflow,
+    "torch": _load_torch,
+    "jax": _load_jax,
+}
+_ENVIRONMENTS: dict[str, Callable[[Any], dict[str, str]]] = {
+    "tensorflow": tensorflow_environment,
+    "torch": _torch_environment,
+    "jax": _jax_environment,
+}
+
+
 def _load_keras(backend: str) -> Any:
     os.environ["KERAS_BACKEND"] = backend
     import keras
@@ -125,11 +162,9 @@ def _load_keras(backend: str) -> Any:
 
 def _conv_padding(case: Convolution) -> Mode:
     decline_onnx_spelling(case, "keras")
-    modes: tuple[Mode, ...] = (case.padding,) if isinstance(case.padding, str) else ("valid", "same")
-    for mode in modes:
-        if all(word_gives(mode, axis) for axis in case.axes):
-            return mode
-    raise Unsupported(f"keras pads by same or valid only, which do not give the padding {case.crop}")
+    if (word := word_for(case.axes, case.padding)) is None:
+        raise Unsupported(f"keras pads by same or valid only, which do not give the padding {case.crop}")
+    return word
 
 
 def _transposed_padding(case: Convolution) -> tuple[Mode, OutputPadding]:

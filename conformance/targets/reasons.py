@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from conformance.arithmetic.axis import convolved_size
-from conformance.spec import Convolution
+from conformance.spec import Convolution, Deconvnet, MaxUnpool, ResponseNorm
 from conformance.targets.base import Unsupported
 from conformance.text import printable
 
@@ -17,6 +17,7 @@ _REFUSAL = re.compile(
     r"|not supported in conjunction"  # tf.nn.convolution: strides with dilations
     r"|Could not find an implementation|Dilation not supported for AutoPadType"  # onnxruntime
     r"|data type is not supported with"  # its ScatterElements in float16
+    r"|only applies on 4D tensors"  # LRN of the reference evaluator
     r"|output_padding \(\d+\) may be too large for stride"  # its reading of "less than the stride/dilation dimension"
 )
 _NOISE = re.compile(
@@ -71,3 +72,14 @@ def symmetric_padding(case: Convolution, framework: str) -> tuple[int, ...]:
             pair = f"{axis.begin} at the beginning and {axis.end} at the end"
             raise Unsupported(f"{framework}'s convolution cannot pad {pair}")
     return tuple(axis.begin for axis in case.axes)
+
+
+def decline_beyond_gradient(case: Deconvnet) -> None:
+    """Raise Unsupported where the way down does what no gradient of the way up does."""
+    for step in (stage.step for stage in case.way_down):
+        if isinstance(step, MaxUnpool) and step.overlapping and step.overlap != "sum":
+            raise Unsupported(f"the gradient of overlapping pooling is unpooling with overlap: sum, not {step.overlap}")
+        if isinstance(step, ResponseNorm):
+            raise Unsupported("a gradient does not apply the response normalisation a second time")
+        if isinstance(step, Convolution) and step.bias:
+            raise Unsupported("a gradient has no bias")

@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from conformance.arithmetic import Axis
-from conformance.arithmetic.axis import convolved_size
-from conformance.arithmetic.spellings import Mode, convolution_same
-from conformance.spec import Case, Convolution
-from conformance.targets.base import OpTarget, Tensors, Unsupported
+from conformance.spec import Case, Chain, Convolution, Deconvnet
+from conformance.targets.base import Tensors, Unsupported
+from conformance.targets.chain import ChainTarget
+from conformance.targets.channels_last import channels_last, channels_second, spatial_first, word_for
 from conformance.targets.reasons import decline_onnx_spelling, refusals
+from conformance.targets.tensorflow_chain import NO_GROUPS, Pads, TensorFlowSteps, explicit_pads, with_ends
+from conformance.targets.tensorflow_gradient import deconvnet_gradient
 
-Pads = list[list[int]]
+_NO_KERNEL = re.compile(
+    r"Could not find device for node: .*?node (\w+)|is not in the list of allowed values.*?node (\w+)", re.DOTALL
+)
+_NO_IMAGES = re.compile(r"\w+ must not be empty")  # the kernel of max_pool_with_argmax, on an empty batch
 
 
 def load_tensorflow(threads: int) -> Any:
@@ -45,16 +51,21 @@ def tensorflow_environment(tf: Any) -> dict[str, str]:
     }
 
 
-def word_gives(mode: Mode, axis: Axis) -> bool:
-    """Whether a convolution with this padding leads from ``large`` to ``small``, with the same beginning."""
-    if mode == "valid":
-        return axis.begin == 0 and convolved_size(axis.large, axis.extent, axis.stride, 0) == axis.small
-    begin, _ = convolution_same(axis.large, axis.extent, axis.stride)
-    return axis.begin == begin and axis.small == -(-axis.large // axis.stride)
+@contextlib.contextmanager
+def kernels(framework: str, dtype: str) -> Iterator[None]:
+    """Turn TensorFlow's ways to say that no kernel takes these tensors into Unsupported."""
+    try:
+        yield
+    except Exception as error:
+        if found := _NO_KERNEL.search(str(error)):
+            raise Unsupported(f"{framework} has no kernel of {found[1] or found[2]} for {dtype}") from error
+        if found := _NO_IMAGES.search(str(error)):
+            raise Unsupported(f"{framework}: {found[0]}") from error
+        raise
 
 
-class TensorFlow(OpTarget):
-    """``tf.nn.conv*d``, ``tf.nn.conv*d_transpose`` and the operators that differentiate a convolution."""
+class TensorFlow(ChainTarget):
+    """``tf.nn.conv*d``, ``tf.nn.conv*d_transpose``, the operators that differentiate a convolution, and chains."""
 
     name = "tensorflow@cpu"
     arithmetic = "native+bias"
@@ -67,21 +78,28 @@ class TensorFlow(OpTarget):
         return tensorflow_environment(self._tf)
 
     def run(self, case: Case, tensors: Tensors) -> Tensors:
-        with refusals("tensorflow"), self._tf.device("/CPU:0"):
+        with refusals("tensorflow"), kernels("tensorflow", case.dtype), self._tf.device("/CPU:0"):
             return super().run(case, tensors)
+
+    def steps(self, case: Chain) -> TensorFlowSteps:  # noqa: ARG002
+        return TensorFlowSteps(self._tf)
+
+    def deconvnet_gradient(self, case: Deconvnet, tensors: Tensors) -> np.ndarray:
+        """The projection to pixels as the gradient of the network, whose ReLU has the rectifier for its gradient."""
+        return deconvnet_gradient(self._tf, case, tensors)
 
     def conv(self, case: Convolution, tensors: Tensors) -> np.ndarray:
         padding = _padding(case)
         x, weight = self._operands(tensors)
         operator = getattr(self._tf.nn, f"conv{case.rank}d")
-        y = operator(x, weight, _with_ends(case.stride), padding, dilations=_with_ends(case.dilation))
+        y = operator(x, weight, with_ends(case.stride), padding, dilations=with_ends(case.dilation))
         return self._result(y, tensors)
 
     def conv_transpose(self, case: Convolution, tensors: Tensors) -> np.ndarray:
         padding = _padding(case)
         x, weight = self._operands(tensors)
         operator = getattr(self._tf.nn, f"conv{case.rank}d_transpose")
-        shape, strides, dilations = _large_shape(case), _with_ends(case.stride), _with_ends(case.dilation)
+        shape, strides, dilations = _large_shape(case), with_ends(case.stride), with_ends(case.dilation)
         return self._result(operator(x, weight, shape, strides, padding, dilations=dilations), tensors)
 
     def conv_input_gradient(self, case: Convolution, tensors: Tensors) -> np.ndarray:
@@ -96,7 +114,7 @@ class TensorFlow(OpTarget):
         x = tf.zeros(_large_shape(case), weight.dtype)
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = tf.nn.conv1d(x, weight, _with_ends(case.stride), padding, dilations=_with_ends(case.dilation))
+            y = tf.nn.conv1d(x, weight, with_ends(case.stride), padding, dilations=with_ends(case.dilation))
         return tape.gradient(y, x, output_gradients=gradient)
 
     def _backprop(self, case: Convolution, gradient: Any, weight: Any, padding: str | Pads) -> Any:
@@ -104,8 +122,8 @@ class TensorFlow(OpTarget):
             "input_sizes": _large_shape(case),
             "filter": weight,
             "out_backprop": gradient,
-            "strides": _with_ends(case.stride),
-            "dilations": _with_ends(case.dilation),
+            "strides": with_ends(case.stride),
+            "dilations": with_ends(case.dilation),
         }
         if case.rank == 3:
             return self._tf.raw_ops.Conv3DBackpropInputV2(padding=padding, **arguments)
@@ -125,30 +143,13 @@ class TensorFlow(OpTarget):
         return channels_second(y.numpy())
 
 
-def channels_last(array: np.ndarray) -> np.ndarray:
-    """``(N, C, *spatial)`` to ``(N, *spatial, C)``."""
-    return np.moveaxis(array, 1, -1)
-
-
-def channels_second(array: np.ndarray) -> np.ndarray:
-    """``(N, *spatial, C)`` to ``(N, C, *spatial)``."""
-    return np.moveaxis(array, -1, 1)
-
-
-def spatial_first(weight: np.ndarray) -> np.ndarray:
-    """``(small channels, large channels / groups, *kernel)`` to the same, the kernel first and the rest reversed."""
-    return np.moveaxis(weight, (0, 1), (-1, -2))
-
-
 def _padding(case: Convolution) -> str | Pads:
     """``padding`` as the case spells it, or else what says its geometry: VALID, SAME, or numbers in two dimensions."""
     decline_onnx_spelling(case, "tensorflow")
     if case.rank == 3 and case.groups > 1:
-        raise Unsupported(f"tensorflow's 3-D convolutions have no groups, the case has {case.groups}")
-    modes: tuple[Mode, ...] = (case.padding,) if isinstance(case.padding, str) else ("valid", "same")
-    for mode in modes:
-        if all(word_gives(mode, axis) for axis in case.axes):
-            return mode.upper()
+        raise Unsupported(NO_GROUPS.format(case.groups))
+    if word := word_for(case.axes, case.padding):
+        return word.upper()
     if isinstance(case.padding, str):
         raise Unsupported(f"tensorflow's padding='{case.padding.upper()}' does not join {case.small} and {case.large}")
     return _explicit(case)
@@ -157,16 +158,10 @@ def _padding(case: Convolution) -> str | Pads:
 def _explicit(case: Convolution) -> Pads:
     if case.rank != 2:
         raise Unsupported(f"tensorflow's {case.rank}-D convolutions pad by SAME or VALID only, not by {case.crop}")
-    for axis in case.axes:
-        if axis.begin < 0 or -axis.end >= axis.stride:
-            raise Unsupported(f"tensorflow's explicit padding cannot be negative, as in {(axis.begin, axis.end)}")
-    return [[0, 0], *([a.begin, max(a.end, 0)] for a in case.axes), [0, 0]]
+    if (pads := explicit_pads(case)) is None:
+        raise Unsupported(f"tensorflow's explicit padding cannot be negative, as in {case.crop}")
+    return pads
 
 
 def _large_shape(case: Convolution) -> list[int]:
     return [case.batch, *case.large, case.large_channels]
-
-
-def _with_ends(values: tuple[int, ...]) -> list[int]:
-    """Strides or dilations of all axes, those of batch and channels being 1."""
-    return [1, *values, 1]

@@ -11,8 +11,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from conformance.spec import Convolution, Deconvnet, MaxPool, MaxUnpool, Rectify, ResponseNorm, Stage, Step
-from conformance.targets.base import Tensors, Unsupported
+from conformance.spec import Convolution, Deconvnet, MaxPool, Rectify, ResponseNorm, Step
+from conformance.targets.base import Tensors
+from conformance.targets.reasons import decline_beyond_gradient
 from conformance.targets.torch_chain import TorchSteps
 
 
@@ -21,31 +22,10 @@ def deconvnet_gradient(torch: Any, steps: TorchSteps, case: Deconvnet, tensors: 
     decline_beyond_gradient(case)
     values = {name: steps.read(name, array) for name, array in tensors.items()}
     image = values["input"].requires_grad_()
-    for stage in way_up(case):
+    for stage in case.way_up:
         values[stage.name] = _run(torch, steps, case, stage.step, [values[name] for name in stage.reads])
     top = values[case.layers[-1].name]
     return torch.autograd.grad(top, image, steps.isolate(case.isolate, top.detach()))[0]
-
-
-def way_up(case: Deconvnet) -> tuple[Stage, ...]:
-    """The stages of the network, before the seed."""
-    return case.stages[: len(case.layers)]
-
-
-def way_down(case: Deconvnet) -> tuple[Stage, ...]:
-    """The stages that lead from the seed to the image."""
-    return case.stages[len(case.layers) + 1 :]
-
-
-def decline_beyond_gradient(case: Deconvnet) -> None:
-    """Raise Unsupported where the way down does what no gradient of the way up does."""
-    for step in (stage.step for stage in way_down(case)):
-        if isinstance(step, MaxUnpool) and step.overlapping and step.overlap != "sum":
-            raise Unsupported(f"the gradient of overlapping pooling is unpooling with overlap: sum, not {step.overlap}")
-        if isinstance(step, ResponseNorm):
-            raise Unsupported("a gradient does not apply the response normalisation a second time")
-        if isinstance(step, Convolution) and step.bias:
-            raise Unsupported("a gradient has no bias")
 
 
 def _run(torch: Any, steps: TorchSteps, case: Deconvnet, step: Step, fed: list[Any]) -> Any:

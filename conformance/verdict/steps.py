@@ -8,14 +8,15 @@ to one place) each choice is allowed, and is named.  Other steps have their roun
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from conformance.dtypes import FORMATS, round_once
 from conformance.oracle import pooling
 from conformance.oracle.bounds import ARITHMETICS, COARSER_SUMS, Arithmetic
+from conformance.oracle.convolution import convolve
 from conformance.oracle.gates import usage
 from conformance.oracle.steps import oracle_of
 from conformance.outcome import Outcome
@@ -26,29 +27,62 @@ from conformance.verdict.linear import judge_linear
 
 Arrays = Sequence[np.ndarray]
 
+NEAR = 2.0**-10
+"""How much what a convolution is fed may differ from what is known, relative to the largest element."""
+
 TIE = "of equal maxima not the first is the switch"
 NAN_PASSED_OVER = "a NaN in the window is passed over"
 NAN_MIXED = "a NaN wins in some windows and is passed over in others"
 
 
-def judge_step(
-    step: Step, fed: Arrays, got: Arrays, expected: Arrays, dtype: str, arithmetic: Arithmetic, strict: bool
-) -> Judgement:
-    """The verdict on what a step gave.
+@dataclass(frozen=True)
+class Expected:
+    """What a step should give for what it was fed; ``magnitude`` is the A of a convolution where it is known."""
 
-    ``expected`` is what it should give for what it was fed; ``strict`` says that nothing may round, because all sums
-    are exact in the dtype.
-    """
+    tensors: Arrays
+    magnitude: np.ndarray | None = None
+
+
+def judge_step(
+    step: Step, fed: Arrays, got: Arrays, wanted: Expected, dtype: str, arithmetic: Arithmetic, strict: bool
+) -> Judgement:
+    """The verdict on what a step gave; ``strict`` says that nothing may round, because all sums are exact."""
+    expected = wanted.tensors
     if isinstance(step, Convolution):
         tensors = dict(zip(("input", "weight", "bias"), fed, strict=False))
         data = "exact" if strict else "rounding"
-        problem = LinearProblem(step, data, tensors, expected[0], rounded_by_oracle=not strict)
+        problem = LinearProblem(
+            step, data, tensors, expected[0], known_magnitude=wanted.magnitude, rounded_by_oracle=not strict
+        )
         return judge_linear(problem, Outcome("returned", {"output": got[0]}), arithmetic)
     if isinstance(step, MaxPool):
         return _judge_pool(step, fed[0], got, expected, dtype)
     if isinstance(step, MaxUnpool) and step.overlap == "assign":
         return _judge_assignment(step, fed, got[0], expected[0], dtype)
     return _judge_plain(step, fed, got[0], expected[0], dtype, strict)
+
+
+def near_known(
+    step: Convolution,
+    fed: Arrays,
+    known: Arrays,
+    result: np.ndarray,
+    magnitude: Callable[[], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Result and A of a convolution that is fed nearly what it is known for; None where it is not near enough.
+
+    A convolution is linear: with ``x = known + d`` it gives ``result + C d``.  For a small d float32 is good enough to
+    compute ``C d``: its error is at most ``gamma_n(2^-24) |C| |d|``, which adding ``|C| |d|`` to A makes room for, and
+    A itself grows by at most as much.  ``|C| |d|`` is bounded by the largest d and the sum of the weights of a filter.
+    """
+    d = fed[0].astype(np.float64) - known[0].astype(np.float64)
+    largest = float(np.abs(d).max(initial=0.0))
+    if not largest <= NEAR * float(np.abs(known[0]).max(initial=0.0)):
+        return None
+    weight = fed[1]
+    change = convolve(step.axes, d, weight, step.groups, dtype=np.float32).astype(np.float64)
+    sums = np.abs(weight.astype(np.float64)).sum(axis=tuple(range(1, weight.ndim)))
+    return result + change, magnitude() + 2 * largest * sums.reshape(-1, *[1] * step.rank)
 
 
 def _judge_plain(step: Step, fed: Arrays, got: np.ndarray, expected: np.ndarray, dtype: str, strict: bool) -> Judgement:
