@@ -86,6 +86,11 @@ def commands() -> None:
     """
 
 
+def _leave_cores_to_targets() -> None:
+    """Before NumPy is imported: threads of its BLAS that spin would take the cores that targets work on."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 @commands.command()
 @click.argument("suites", nargs=-1, metavar="[SUITE_OR_FILE]...")
 @_targets
@@ -109,6 +114,7 @@ def commands() -> None:
 @click.option("--failures", type=click.IntRange(min=0), default=40, show_default=True, help="Kinds of failure to list.")
 def run(suites: tuple[str, ...], **options: Any) -> int:
     """Run suites on targets and judge every result."""
+    _leave_cores_to_targets()
     from conformance.commands import run_command
 
     return run_command(suites, **options)
@@ -146,6 +152,49 @@ def show(case: str, **options: Any) -> int:
 
     With --target, run it there now and show the elements that are most wrong.
     """
+    _leave_cores_to_targets()
     from conformance.commands import show_command
 
     return show_command(case, **options)
+
+
+def _channels(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
+    parts = [part.strip() for value in values for part in value.split(",") if part.strip()]
+    for part in parts:
+        if not (part.isascii() and part.isdigit() and len(part) < 10):
+            raise click.BadParameter(f"expected numbers of channels, by comma or repeated, got {part}")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+@commands.command()
+@click.argument("case", metavar="CASE")
+@click.option("--suite", "suites", multiple=True, metavar="FILE", help="Look for the case in this file too.")
+@click.option("--image", type=click.Path(path_type=Path), metavar="F", help="A PNG, JPEG or .npy; drawn, if none.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), metavar="F", help="A .safetensors, .npz or .onnx; drawn, if none."
+)
+@click.option("--layer", metavar="NAME", help="Up to this layer, rather than to the case's last.")
+@click.option("--channels", multiple=True, callback=_channels, metavar="N", help="These, by comma or repeated.")
+@click.option("--top", type=click.IntRange(1, 100), metavar="N", help="So many strongest channels (9).")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    callback=_split,
+    metavar="T",
+    help="As for run.  One of every installed library, if none.",
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="F", help="An .html, or a figure: .png, .svg or .pdf.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--timeout", type=click.FloatRange(min=0.01), callback=_seconds, default=60.0, show_default=True)
+def explain(case: str, **options: Any) -> int:
+    """Show a deconvnet in pictures: what its strongest activations see of an image, on every target.
+
+    Pictures are resized and cropped around the centre to what the case is fed, and normalised with ImageNet's mean and
+    standard deviation; an .npy of floating-point numbers (C, H, W) is fed as it is.  Weights are found by the case's
+    names (conv1.weight), or else taken in order.
+    """
+    _leave_cores_to_targets()
+    from conformance.commands import explain_command
+
+    return explain_command(case, **options)

@@ -269,3 +269,12 @@ def _show_now(case: Any, specs: Sequence[TargetSpec], threads: int, timeout: flo
                 promised = executor.descriptions.get(name, {}).get("arithmetic", "native")
                 failed |= show_outcome(problem, name, outcomes, promised, console)
     return int(failed)
+
+
+def explain_command(case: str, suites: Sequence[str], targets: Sequence[str], **options: Any) -> int:
+    """``conformance explain``."""
+    from conformance.explain.command import explain_case
+    from conformance.explain.projections import of_every_library
+
+    specs = find_targets(targets)
+    return explain_case(_find_case(case, suites), specs if targets else of_every_library(specs), **options)

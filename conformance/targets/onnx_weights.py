@@ -15,7 +15,7 @@ from conformance.targets.base import Tensors, Unsupported
 
 
 class OnnxWeights:
-    """``run`` is fed the bytes of a file as ``model`` and returns ``<node>.weight`` and ``<node>.bias`` in graph order."""
+    """``run`` is fed a file as ``model`` and returns ``<node>.weight`` and ``<node>.bias``, in graph order."""
 
     name = "onnx-weights"
     arithmetic = "native"
