@@ -102,7 +102,7 @@ def _draw_rounding(case: Chain, format: Format, seed: int) -> tuple[dict[str, np
 def _alive(case: Chain, values: Values) -> bool:
     """Whether something comes out for every image."""
     result = values["output"]
-    if not isinstance(case, Deconvnet):
+    if not isinstance(case, Deconvnet) or not result.size:
         return True
     return bool((result.reshape(result.shape[0], -1) != 0).any(axis=1).all())
 

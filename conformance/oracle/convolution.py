@@ -106,21 +106,27 @@ def convolve(
 
 
 def transposed_convolve(
-    axes: Axes, y: np.ndarray, weight: np.ndarray, groups: int = 1, *, absolute: bool = False
+    axes: Axes,
+    y: np.ndarray,
+    weight: np.ndarray,
+    groups: int = 1,
+    *,
+    absolute: bool = False,
+    dtype: type[np.floating[Any]] = np.float64,
 ) -> np.ndarray:
-    """``C.T y`` for each image: ``(N, small channels, *small)`` to ``(N, large channels, *large)``, in float64.
+    """``C.T y`` for each image: ``(N, small channels, *small)`` to ``(N, large channels, *large)``.
 
-    ``absolute`` takes the absolute values of y and C instead.
+    ``absolute`` takes the absolute values of y and C instead.  ``dtype`` is that of the arithmetic and of the result.
     """
     axes, y = _occupied(axes, y)
     n, k, c = y.shape[0], weight.shape[0], weight.shape[1]
     kernel, small, large = weight.shape[2:], y.shape[2:], tuple(a.large for a in axes)
-    x = np.zeros((n, groups, c, *large))
-    y = _wide(y, absolute).reshape(n, groups, k // groups, math.prod(small))
+    x = np.zeros((n, groups, c, *large), dtype)
+    y = _wide(y, absolute, dtype).reshape(n, groups, k // groups, math.prod(small))
     for first in range(0, c, step := _channels_at_once(weight, groups * math.prod(small))):
         block = slice(first, first + step)
-        w = _wide(weight[:, block], absolute).reshape(groups, k // groups, -1).swapaxes(1, 2)
-        columns = np.empty((groups, w.shape[1], y.shape[-1]))
+        w = _wide(weight[:, block], absolute, dtype).reshape(groups, k // groups, -1).swapaxes(1, 2)
+        columns = np.empty((groups, w.shape[1], y.shape[-1]), dtype)
         for image in range(n):
             _product(w, y[image], columns)
             col2im(axes, columns.reshape(groups, -1, *kernel, *small), x[image, :, block])

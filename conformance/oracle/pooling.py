@@ -76,6 +76,20 @@ def window_maxima(axes: Axes, x: np.ndarray) -> np.ndarray:
     return largest.reshape(*x.shape[:2], *(a.small for a in axes))
 
 
+def only_nan(axes: Axes, x: np.ndarray) -> np.ndarray:
+    """Whether a window holds nothing but NaN."""
+    table = windows(tuple(axes))
+    numbers: np.ndarray = ((table >= 0) & ~np.isnan(planes(x)[:, table])).any(axis=2)
+    return ~numbers.reshape(*x.shape[:2], *(a.small for a in axes))
+
+
+def holds(axes: Axes, x: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Whether each value is an element of its window; NaN is never."""
+    table = windows(tuple(axes))
+    found = (table >= 0) & (planes(x)[:, table] == planes(values)[..., None])
+    return found.any(axis=2).reshape(values.shape)  # type: ignore[no-any-return]
+
+
 def runners_up(axes: Axes, x: np.ndarray, switches: np.ndarray) -> np.ndarray:
     """The largest element of each window beside the one that its switch names; -inf where there is none."""
     table = windows(tuple(axes))
@@ -96,11 +110,6 @@ def take(x: np.ndarray, switches: np.ndarray) -> np.ndarray:
     return np.take_along_axis(planes(x), planes(switches), axis=1).reshape(switches.shape)
 
 
-def unpool(y: np.ndarray, switches: np.ndarray, large: Sequence[int]) -> np.ndarray:
-    """Unpooling that adds: ``(N, C, *small)`` to ``(N, C, *large)`` in float64."""
-    return _scatter(np.add, y.astype(np.float64), switches, large)
-
-
 def writers(switches: np.ndarray, large: Sequence[int]) -> np.ndarray:
     """How many values each place gets; float64, ``(N, C, *large)``."""
     return unpool(np.ones(switches.shape), switches, large)
@@ -116,12 +125,12 @@ def unpool_assign(y: np.ndarray, switches: np.ndarray, large: Sequence[int], *, 
     return result.reshape(*y.shape[:2], *large)
 
 
-def unpool_extremes(y: np.ndarray, switches: np.ndarray, large: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest and the largest value that each place gets; 0 where it gets none."""
-    written = writers(switches, large) > 0
-    low = _scatter(np.minimum, y.astype(np.float64), switches, large, np.inf)
-    high = _scatter(np.maximum, y.astype(np.float64), switches, large, -np.inf)
-    return np.where(written, low, 0.0), np.where(written, high, 0.0)
+def contested(y: np.ndarray, switches: np.ndarray, large: Sequence[int]) -> np.ndarray:
+    """For each place whether it gets values that differ."""
+    last = take(unpool_assign(y, switches, large), switches)
+    differs = (last != y) & ~(np.isnan(last) & np.isnan(y.astype(np.float64)))
+    places: np.ndarray = unpool(differs.astype(np.float64), switches, large) > 0
+    return places
 
 
 def written_by_one(actual: np.ndarray, y: np.ndarray, switches: np.ndarray) -> np.ndarray:
@@ -134,15 +143,15 @@ def written_by_one(actual: np.ndarray, y: np.ndarray, switches: np.ndarray) -> n
     return untouched | (hits > 0)
 
 
-def _scatter(
-    combine: np.ufunc, y: np.ndarray, switches: np.ndarray, large: Sequence[int], start: float = 0.0
-) -> np.ndarray:
-    values, places = planes(y), planes(switches)
+def unpool(y: np.ndarray, switches: np.ndarray, large: Sequence[int]) -> np.ndarray:
+    """Unpooling that adds: ``(N, C, *small)`` to ``(N, C, *large)`` in float64."""
+    values, places = planes(y.astype(np.float64)), planes(switches)
     size = math.prod(large)
-    result = np.full(values.shape[0] * size, start)
+    result = np.zeros(values.shape[0] * size)
     flat = (places + np.arange(values.shape[0])[:, None] * size).ravel()
-    if combine is np.add and np.isfinite(values).all():
+    if np.isfinite(values).all():
         result = np.bincount(flat, values.ravel(), result.size).astype(np.float64)
     else:
-        combine.at(result, flat, values.ravel())
+        with np.errstate(invalid="ignore"):  # inf - inf is NaN, as it should be
+            np.add.at(result, flat, values.ravel())
     return result.reshape(*y.shape[:2], *large)

@@ -56,12 +56,23 @@ def _terms(norm: ResponseNorm, signal: np.ndarray, x: np.ndarray) -> tuple[np.nd
     return signal * s**-norm.beta, 2 * norm.alpha * norm.beta / norm.size * x * inner
 
 
+def change_magnitude(norm: ResponseNorm, error: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """By how much ``y`` changes at most, to first order, where ``x`` changes by at most ``error``."""
+    s, x = denominators(norm, x.astype(np.float64)), np.abs(x.astype(np.float64))
+    inner = window_sum(error * x, norm.size)
+    mixed: np.ndarray = 2 * norm.alpha * norm.beta / norm.size * x * s ** (-norm.beta - 1) * inner
+    change: np.ndarray = error * s**-norm.beta + mixed
+    return change
+
+
 def roundings(norm: ResponseNorm, x: np.ndarray, power: float) -> np.ndarray:
     """How many unit roundoffs ``s**-power`` may be off, relative to itself, plus those of a few products around it.
 
     Squares, their sum, the factor and the addition of k come to ``size + 4`` in s, which the power multiplies.  A power
-    by exp and log loses ``|power * ln s|`` unit roundoffs a few times; one from a library less.
+    by exp and log loses ``|power * ln s|`` unit roundoffs a few times, all at once and not as independent roundings, so
+    that it is the square of it whose root the statistical gate takes.
     """
     s = denominators(norm, x.astype(np.float64))
-    lost: np.ndarray = power * (norm.size + 4) + 8 + 4 * power * np.abs(np.log(s))
+    exponent = power * np.abs(np.log(s))
+    lost: np.ndarray = power * (norm.size + 4) + 8 + 4 * exponent + 4 * np.square(exponent)
     return lost

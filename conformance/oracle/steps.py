@@ -146,7 +146,8 @@ class _ResponseNorm:
         return Roundings(norm.roundings(step, fed[0], step.beta), np.abs(norm.response_norm(step, fed[0])))
 
     def passed_on(self, step: ResponseNorm, error: np.ndarray, *fed: np.ndarray, squared: bool = False) -> np.ndarray:
-        return _through_norm(step, error, fed[0], squared)
+        largest = norm.change_magnitude(step, np.sqrt(error) if squared else error, fed[0])
+        return np.square(largest) if squared else largest
 
 
 class _ResponseNormGradient:
@@ -161,13 +162,8 @@ class _ResponseNormGradient:
     def passed_on(
         self, step: ResponseNormGradient, error: np.ndarray, *fed: np.ndarray, squared: bool = False
     ) -> np.ndarray:
-        return _through_norm(step.norm, error, fed[1], squared)
-
-
-def _through_norm(step: ResponseNorm, error: np.ndarray, x: np.ndarray, squared: bool) -> np.ndarray:
-    """The Jacobian is symmetric, so one rule serves the normalisation and its gradient."""
-    largest = norm.gradient_magnitude(step, np.sqrt(error) if squared else error, x)
-    return np.square(largest) if squared else largest
+        largest = norm.gradient_magnitude(step.norm, np.sqrt(error) if squared else error, fed[1])
+        return np.square(largest) if squared else largest
 
 
 class _Isolate(_MovesNumbers):

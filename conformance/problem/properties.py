@@ -50,7 +50,7 @@ def pose_property(case: Case, data: str, seed: int = 0) -> PropertyProblem:
     if data == "gradient":
         return _gradient(case, seed)
     rng = generator(case.id, data, seed)
-    return _adjoint(case, rng) if data == "adjoint" else _linearity(case, rng)
+    return _adjoint(case, rng, seed) if data == "adjoint" else _linearity(case, rng, seed)
 
 
 def _gradient(case: Case, seed: int) -> PropertyProblem:
@@ -65,7 +65,7 @@ def _both_outputs(outputs: Outputs) -> tuple[np.ndarray, np.ndarray]:
     return outputs[0]["output"], outputs[1]["output"]
 
 
-def _adjoint(case: Case, rng: Any) -> PropertyProblem:
+def _adjoint(case: Case, rng: Any, seed: int) -> PropertyProblem:
     if isinstance(case, Convolution):
         parts = _convolution_pair(case, rng)
         equation = "<C x, y> = <x, C.T y>"
@@ -74,7 +74,7 @@ def _adjoint(case: Case, rng: Any) -> PropertyProblem:
         equation = "<P x, y> = <x, U y>"
     else:
         assert isinstance(case, AdaptiveDeconv)
-        parts = _adaptive_pair(case, rng)
+        parts = _adaptive_pair(case, rng, seed)
         equation = "<R z, x> = <z, R.T x>"
 
     def sides(outputs: Outputs) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +88,8 @@ def _inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The inner product; exact in whole numbers below 2**62, and in float64 for what is not whole."""
     wide = a.astype(np.float64), b.astype(np.float64)
     if all(np.isfinite(w).all() and (w == np.rint(w)).all() and np.abs(w).max(initial=0.0) < 2.0**40 for w in wide):
-        return np.array([sum(int(p) for p in (wide[0].astype(object) * wide[1].astype(object)).ravel())], dtype=object)
+        whole = [w.astype(np.int64).astype(object).ravel() for w in wide]
+        return np.array([sum(whole[0] * whole[1])], dtype=object)
     return np.array([float(np.sum(wide[0] * wide[1]))], dtype=object)
 
 
@@ -119,8 +120,10 @@ def _pooling_pair(case: MaxPool | MaxUnpool, rng: Any) -> tuple[Part, Part]:
     """Max pooling of x, and unpooling of y through the switches that x has by definition."""
     pool = case if isinstance(case, MaxPool) else _as_pooling(case)
     undo = case if isinstance(case, MaxUnpool) else unpooling(pool, "sum")
-    x, y = _whole(rng, pool.large_shape, 100, case), _whole(rng, pool.small_shape, 8, case)
+    x = _whole(rng, pool.large_shape, 100, case)
     _, switches = pooling.max_pool(pool.axes, x.astype(np.float64), pool.magnitude)
+    meeting = int(pooling.writers(switches, pool.large).max(initial=1.0))
+    y = _whole(rng, pool.small_shape, min(8, max(2 ** FORMATS[case.dtype].precision // meeting, 1)), case)
     return (pool, {"input": x}), (undo, {"input": y, "indices": switches})
 
 
@@ -138,30 +141,30 @@ def _as_pooling(case: MaxUnpool) -> MaxPool:
     )
 
 
-def _adaptive_pair(case: AdaptiveDeconv, rng: Any) -> tuple[Part, Part]:
+def _adaptive_pair(case: AdaptiveDeconv, rng: Any, seed: int) -> tuple[Part, Part]:
     up, down = replace(case, direction="project"), replace(case, direction="reconstruct")
-    tensors, _ = draw_chain(down, "exact", FORMATS[case.dtype], 0)
+    tensors, _ = draw_chain(down, "exact", FORMATS[case.dtype], seed)
     image = _whole(rng, up.tensor_shapes["input"], 2, case)
     return (down, tensors), (up, {**tensors, "input": image})
 
 
-def _linearity(case: Case, rng: Any) -> PropertyProblem:
+def _linearity(case: Case, rng: Any, seed: int) -> PropertyProblem:
     if isinstance(case, Convolution):
         (forward, first), (backward, second) = _convolution_pair(case, rng)
         plain, tensors = (forward, first) if case.op == "conv" else (backward, second)
     else:
-        tensors, _ = draw_chain(case, "exact", FORMATS[case.dtype], 0)  # type: ignore[arg-type]
+        tensors, _ = draw_chain(case, "exact", FORMATS[case.dtype], seed)  # type: ignore[arg-type]
         plain = case
-    halves = _split(tensors["input"], rng)
-    parts = tuple((plain, {**tensors, "input": x}) for x in (tensors["input"], *halves))
+    addends = _addends(tensors["input"], rng)
+    parts = tuple((plain, {**tensors, "input": x}) for x in addends)
     return PropertyProblem(case, "linearity", tensors, parts, "f(x1 + x2) = f(x1) + f(x2)", _sum_of_parts)
 
 
-def _split(x: np.ndarray, rng: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Two whole-numbered addends, neither larger than their sum."""
-    wide = x.astype(np.float64)
-    first = np.trunc(wide * rng.random(x.shape))
-    return first.astype(x.dtype), (wide - first).astype(x.dtype)
+def _addends(x: np.ndarray, rng: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A sum and its two addends, whole numbers of opposite signs and none larger than x."""
+    first = x.astype(np.float64)
+    second = -np.trunc(first * rng.random(x.shape))
+    return tuple(part.astype(x.dtype) for part in (first + second, first, second))  # type: ignore[return-value]
 
 
 def _sum_of_parts(outputs: Outputs) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from conformance.arithmetic import Axis, Quantities, check_relationship
 from conformance.arithmetic import spellings as spell
 from conformance.arithmetic.axis import extent, full_size
-from conformance.spec.case import DRAWN_KINDS, Convolution
+from conformance.spec.case import DRAWN_KINDS, PROPERTIES, Convolution
 from conformance.spec.fields import (
     AutoPadName,
     Boolean,
@@ -190,6 +190,8 @@ class ConvTransposeEntry(ConvolutionEntry):
         readings = tuple(
             (name, tuple(r.get(name, axis) for r, axis in zip(each, case.axes, strict=True))) for name in names
         )
+        if readings and any(kind in PROPERTIES for kind in case.data):
+            raise KeyedError("data", "expected no adjoint or linearity: this spelling can be read in several ways")
         return replace(case, readings=readings)
 
     def _readings(self, n: int, axis: Axis, case: Convolution) -> dict[str, Axis]:

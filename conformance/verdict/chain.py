@@ -20,14 +20,16 @@ from conformance.dtypes import FORMATS, round_once
 from conformance.oracle import pooling
 from conformance.oracle.bounds import ARITHMETICS, COARSER_SUMS, Arithmetic, arithmetic_for
 from conformance.oracle.gates import SMALL_SAMPLE
-from conformance.oracle.steps import Roundings, oracle_of
+from conformance.oracle.steps import Roundings, isolated, oracle_of
 from conformance.outcome import Outcome
 from conformance.problem import ChainProblem
-from conformance.spec import Convolution, Isolate, MaxPool, MaxUnpool, Stage, is_index
+from conformance.spec import Convolution, Deconvnet, Isolate, MaxPool, MaxUnpool, Rectify, ResponseNorm, Stage, is_index
 from conformance.verdict.base import Judgement, check_array, worst
 from conformance.verdict.steps import Expected, judge_step, near_known, same, told
 
 Values = Mapping[str, np.ndarray]
+HUGE = 1e150
+"""A bound that says nothing."""
 
 
 def judge_chain(problem: ChainProblem, outcome: Outcome, arithmetic: Arithmetic) -> Judgement:
@@ -65,6 +67,10 @@ class _Stages:
     arithmetic: Arithmetic
     judged: dict[str, Judgement] = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)
+    unusable: set[str] = field(default_factory=set)
+    """Tensors that no stage can be judged on: of another shape, or switches that may point anywhere."""
+    followable: set[str] = field(default_factory=set)
+    """Tensors found right, and so is all that they were made of, back to the image."""
 
     def judge(self, stage: Stage) -> Judgement | None:
         """The judgement of a stage; None where the target did not return what it takes."""
@@ -72,21 +78,44 @@ class _Stages:
         for name in given:
             dtype = np.dtype(np.int64) if is_index(name) else self.problem.format.dtype
             if (wrong := check_array(self.returned[name], name, self.problem.values[name].shape, dtype)) is not None:
+                self.unusable.update(stage.gives)
                 return wrong
+        if isinstance(stage.step, MaxPool) and (wrong := self._outside_windows(stage, stage.step)) is not None:
+            return wrong
         sources = [self._source(name) for name in stage.reads]
         fed = [source for source in sources if source is not None]
         if stage.gives[0] not in given or len(fed) < len(sources):
+            self.unusable.update(filter(is_index, stage.gives))  # switches that nobody has looked at
             return None
         key = (stage.name, self.arithmetic.name, self.arithmetic.bias_apart, *map(self._bits, (*stage.reads, *given)))
         if key not in self.problem.judged:
             self.problem.judged[key] = self._judge(stage, fed, [self.returned[name] for name in given])
         judgement: Judgement = self.problem.judged[key]
         self.judged[stage.gives[0]] = judgement
+        if judgement.failed:
+            self.unusable.update(filter(is_index, stage.gives))
+        elif all(name in self.problem.tensors or name in self.followable for name in stage.reads):
+            self.followable.update(given)
         return judgement
+
+    def _outside_windows(self, stage: Stage, step: MaxPool) -> Judgement | None:
+        """What is wrong with switches whatever was pooled: one that names no element of its window."""
+        switches = self.returned.get(stage.gives[1])
+        if switches is None or (inside := pooling.inside_window(step.axes, switches)).all():
+            return None
+        self.unusable.update(stage.gives)
+        n = int(inside.argmin())
+        expected = int(self.problem.values[stage.gives[1]].flat[n])
+        place = ",".join(str(int(i)) for i in np.unravel_index(n, switches.shape))
+        said = f"at [{place}] the switch {int(switches.flat[n])} is no element of its window; expected {expected}"
+        return Judgement("deviates", "", math.inf, math.inf, math.inf, message=said)
 
     def _source(self, name: str) -> np.ndarray | None:
         """What a stage was fed under a name: a tensor of the case, or what the target returned."""
-        return self.problem.tensors[name] if name in self.problem.tensors else self.returned.get(name)
+        if name in self.problem.tensors:
+            return self.problem.tensors[name]
+        source = None if name in self.unusable else self.returned.get(name)
+        return source if source is None or np.isfinite(source.astype(np.float64)).all() else None
 
     def _judge(self, stage: Stage, fed: list[np.ndarray], got: list[np.ndarray]) -> Judgement:
         strict, dtype = self.problem.nothing_rounds, self.problem.case.dtype
@@ -105,7 +134,8 @@ class _Stages:
 
     def whole(self) -> Judgement:
         """The judgement of the whole, for what the target returned."""
-        key = ("whole", self.arithmetic.name, self.arithmetic.bias_apart, *self.judged, *map(self._bits, self.known))
+        key: tuple[object, ...] = ("whole", self.arithmetic.name, self.arithmetic.bias_apart, *self.judged)
+        key += tuple((name, self._bits(name)) for name in self.known)
         if key not in self.problem.judged:
             self.problem.judged[key] = _judge_whole(self.problem, self.returned, self, self.arithmetic)
         judgement: Judgement = self.problem.judged[key]
@@ -118,7 +148,7 @@ class _Stages:
         known = tuple(problem.values[name] for name in stage.gives)
         if all(a is b or np.array_equal(a, b) for a, b in zip(fed, own, strict=True)):
             return Expected(known)
-        if isinstance(stage.step, Convolution) and stage.step.op == "conv" and problem.case.dtype != "float64":
+        if isinstance(stage.step, Convolution) and problem.case.dtype != "float64":
             near = near_known(stage.step, fed, own, known[0], lambda: self._magnitude(stage, own))
             if near is not None:
                 return Expected((near[0],), near[1])
@@ -133,8 +163,8 @@ class _Stages:
         return magnitude
 
     def trusted(self, stage: Stage) -> bool:
-        """Whether all that a stage gives was returned and found right."""
-        return stage.gives[0] in self.judged and all(name in self.returned for name in stage.gives)
+        """Whether all that a stage gives was returned and found right, and all that led to it."""
+        return self.followable.issuperset(stage.gives)
 
     @property
     def known(self) -> list[str]:
@@ -178,15 +208,49 @@ def _judge_whole(problem: ChainProblem, returned: Values, stages: _Stages, arith
 
 def _followed(problem: ChainProblem, returned: Values, stages: _Stages, arithmetic: Arithmetic) -> _Whole:
     """The exact chain, following the target where it had a choice and took a right one."""
-    whole = _Whole(problem, arithmetic)
     every = problem.case.stages
-    deciding = _deciding(every)
-    for stage in every:
-        if stage.name in deciding and stages.trusted(stage):
-            whole.follow(stage, returned)
+    followed = {stage.name for stage in every if stages.trusted(stage)} & _deciding(every)
+    if (factor := _only_scaled(problem, returned, followed)) is None:
+        return _walked(problem, returned, followed, arithmetic)
+    key = ("way down", arithmetic.name, arithmetic.bias_apart)
+    if key not in problem.judged:
+        problem.judged[key] = _walked(problem, problem.values, followed, arithmetic)
+    shared: _Whole = problem.judged[key]
+    return shared.scaled(factor)
+
+
+def _walked(problem: ChainProblem, decided: Values, followed: set[str], arithmetic: Arithmetic) -> _Whole:
+    whole = _Whole(problem, arithmetic)
+    for stage in problem.case.stages:
+        if stage.name in followed:
+            whole.follow(stage, decided)
         else:
             whole.compute(stage)
     return whole
+
+
+def _only_scaled(problem: ChainProblem, returned: Values, followed: set[str]) -> np.ndarray | None:
+    """By what factor the exact way down has to be scaled, per image, to be that of the target; None if it is another.
+
+    From a single unit, through the same switches, everything on the way down is positively homogeneous.
+    """
+    case = problem.case
+    if not isinstance(case, Deconvnet) or case.isolate.keep != "unit" or case.bias_down != "none":
+        return None
+    names = [stage.name for stage in (*case.way_up, case.stages[len(case.layers)])]
+    norm = case.lrn_down != "identity" and any(isinstance(layer.step, ResponseNorm) for layer in case.layers)
+    if norm or case.overlap == "assign" or case.rectify in ("mask", "both") or not followed.issuperset(names):
+        return None
+    switches = [name for stage in case.way_up for name in stage.gives if is_index(name)]
+    if not all(np.array_equal(returned[name], problem.values[name]) for name in switches):
+        return None
+    theirs, ours = returned["seed"].astype(np.float64), problem.values["seed"]
+    if not np.array_equal(theirs != 0, ours != 0):
+        return None
+    sums = [seed.reshape(case.batch, -1).sum(axis=1) for seed in (theirs, ours)]
+    factor: np.ndarray = np.where(sums[1] != 0, sums[0] / np.where(sums[1] != 0, sums[1], 1.0), 1.0)
+    near = bool(((factor > 0.5) & (factor < 2)).all())
+    return factor.reshape(-1, *[1] * (problem.exact.ndim - 1)) if near else None
 
 
 def _deciding(stages: Sequence[Stage]) -> set[str]:
@@ -212,6 +276,14 @@ class _Whole:
     undetermined: dict[str, np.ndarray] = field(default_factory=dict)
     contested: int = 0
 
+    def scaled(self, factor: np.ndarray) -> _Whole:
+        """The same for seeds that are larger by a factor each."""
+        view = _Whole(self.problem, self.arithmetic)
+        view.values["output"] = self.values["output"] * factor
+        view.errors["output"] = self.errors.get("output", np.zeros(1)) * factor
+        view.variances["output"] = self.variances.get("output", np.zeros(1)) * np.square(factor)
+        return view
+
     def follow(self, stage: Stage, returned: Values) -> None:
         """Go on with what the target has, as far as it is no mistake."""
         self.values |= {name: returned[name] for name in stage.gives}
@@ -229,8 +301,9 @@ class _Whole:
         error, variance = self.errors.get(source), self.variances.get(source)
         if error is not None and variance is not None:
             self._note_undetermined(stage, error)
-            self.errors[name] = oracle.passed_on(step, error, *fed)  # type: ignore[arg-type]
-            self.variances[name] = oracle.passed_on(step, variance, *fed, squared=True)  # type: ignore[arg-type]
+            self.errors[name] = _finite(oracle.passed_on(step, error, *fed))  # type: ignore[arg-type]
+            self.variances[name] = _finite(oracle.passed_on(step, variance, *fed, squared=True))  # type: ignore[arg-type]
+        self._note_open_mask(stage)
         if (roundings := oracle.roundings(step, *fed)) is not None:  # type: ignore[arg-type]
             self._add_roundings(stage, given[0], roundings)
 
@@ -244,12 +317,14 @@ class _Whole:
         size = np.abs(value) + before
         if isinstance(step, Convolution) and held_to.bias_apart and step.bias:
             size = 3 * (size + a)  # the sum without the bias is rounded too, and is no larger than all that is summed
-        self.errors[name] = before + np.where(n > 0, held_to.bound(n, a, size), 0.0)
+        self.errors[name] = _finite(before + np.where(n > 0, held_to.bound(n, a, size), 0.0))
         typical = np.where(n > 0, held_to.scale(n, a, size), 0.0)
-        self.variances[name] = self.variances.get(name, np.zeros(value.shape)) + np.square(typical)
+        self.variances[name] = _finite(self.variances.get(name, np.zeros(value.shape)) + np.square(typical))
 
     def _note_undetermined(self, stage: Stage, error: np.ndarray) -> None:
-        """Switches that rounding may have moved: another element of the window comes as close as the errors reach."""
+        """Choices that rounding may have moved: another element comes as close as the errors reach."""
+        if isinstance(stage.step, Isolate):
+            self.contested += _rivals(stage.step, self.values[stage.reads[0]], error)
         if not isinstance(stage.step, MaxPool):
             return
         x, switches = self.values[stage.reads[0]], self.values[stage.gives[1]]
@@ -259,11 +334,18 @@ class _Whole:
         rivals = pooling.runners_up(axes, keys + error, switches)
         self.undetermined[stage.gives[1]] = (rivals > lowest) & (pooling.take(error, switches) > 0)
 
+    def _note_open_mask(self, stage: Stage) -> None:
+        """Activations so near to 0 that rounding may have opened or closed the mask that they are."""
+        if not isinstance(stage.step, Rectify) or stage.step.by == "signal":
+            return
+        signal, activation = (self.values.get(name, self.problem.tensors.get(name)) for name in stage.reads)
+        if (error := self.errors.get(stage.reads[1])) is not None:
+            self.contested += int(((np.abs(activation) <= error) & (error > 0) & (signal != 0)).sum())  # type: ignore[arg-type]
+
     def _note_contested(self, stage: Stage, fed: list[np.ndarray]) -> None:
         """Places to which different values are assigned: any one of them may stay."""
         if _assigns(stage):
-            low, high = pooling.unpool_extremes(fed[0], fed[1], stage.step.large)  # type: ignore[union-attr]
-            self.contested += int((~same(low, high)).sum())
+            self.contested += int(pooling.contested(fed[0], fed[1], stage.step.large).sum())  # type: ignore[union-attr]
 
     def judge(self, got: np.ndarray) -> Judgement:
         """The result against the exact chain."""
@@ -302,6 +384,24 @@ class _Whole:
             signal = self.values[stage.reads[0]]
             count += int((open_here & (np.abs(signal) > 0)).sum())
         return count
+
+
+def _rivals(step: Isolate, x: np.ndarray, error: np.ndarray) -> int:
+    """How many other activations may be the strongest, as far as errors of that size can tell."""
+    if step.keep == "none" or (step.unit is not None and step.channel is not None):
+        return 0
+    kept = isolated(step, x)
+    lowest = np.where(kept, x - error, -np.inf).reshape(len(x), -1).max(axis=1).reshape(-1, *[1] * (x.ndim - 1))
+    others = ~kept & (x + error > lowest) & (error > 0)
+    if step.channel is not None:
+        others[:, [c for c in range(x.shape[1]) if c != step.channel]] = False
+    return int(others.sum())
+
+
+def _finite(error: np.ndarray) -> np.ndarray:
+    """Bounds that are infinite, because nothing can be promised, as numbers that can be computed with."""
+    bounded: np.ndarray = np.minimum(np.nan_to_num(error, nan=HUGE, posinf=HUGE), HUGE)
+    return bounded
 
 
 def _ratio(error: np.ndarray, limit: np.ndarray) -> np.ndarray:

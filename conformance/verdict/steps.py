@@ -16,8 +16,8 @@ import numpy as np
 from conformance.dtypes import FORMATS, round_once
 from conformance.oracle import pooling
 from conformance.oracle.bounds import ARITHMETICS, COARSER_SUMS, Arithmetic
-from conformance.oracle.convolution import convolve
 from conformance.oracle.gates import usage
+from conformance.oracle.operators import OPERATORS
 from conformance.oracle.steps import oracle_of
 from conformance.outcome import Outcome
 from conformance.problem import LinearProblem
@@ -79,10 +79,8 @@ def near_known(
     largest = float(np.abs(d).max(initial=0.0))
     if not largest <= NEAR * float(np.abs(known[0]).max(initial=0.0)):
         return None
-    weight = fed[1]
-    change = convolve(step.axes, d, weight, step.groups, dtype=np.float32).astype(np.float64)
-    sums = np.abs(weight.astype(np.float64)).sum(axis=tuple(range(1, weight.ndim)))
-    return result + change, magnitude() + 2 * largest * sums.reshape(-1, *[1] * step.rank)
+    operator = OPERATORS[step.op]
+    return result + operator.roughly(step, d, fed[1]), magnitude() + 2 * largest * operator.row_sums(step, fed[1])
 
 
 def _judge_plain(step: Step, fed: Arrays, got: np.ndarray, expected: np.ndarray, dtype: str, strict: bool) -> Judgement:
@@ -90,15 +88,18 @@ def _judge_plain(step: Step, fed: Arrays, got: np.ndarray, expected: np.ndarray,
     if same(got, rounded).all():
         return Judgement("exact", "", 0.0, 0.0, 0.0)
     roundings = oracle_of(step).roundings(step, *fed)
-    if roundings is None or strict:
+    special = ~np.isfinite(expected)
+    if roundings is None or (strict and not special.any()) or not same(got, rounded)[special].all():
         return _wrong(got, rounded)
-    products = roundings.products
+    got, expected, rounded = (np.where(special, 0.0, a.astype(np.float64)) for a in (got, expected, rounded))
+    products = np.where(special, 0.0, roundings.products)
     copied = (products == 0) & ~same(got, rounded)
     if copied.any():
         return _wrong(np.where(copied, got, rounded), rounded)
     held_to = ARITHMETICS[COARSER_SUMS.get(dtype, dtype) if roundings.own_format else dtype]
     unit = FORMATS["float64"].unit_roundoff
-    used = usage(held_to, got, expected, products, roundings.magnitude, oracle_unit=unit)
+    magnitude = np.where(special, 0.0, roundings.magnitude)
+    used = usage(held_to, got, expected, products, magnitude, oracle_unit=unit)
     verdict = "within_bound" if used.legal else "deviates"
     message = "" if used.legal else worst(got, expected, used.worst)
     return Judgement(verdict, "", used.max_abs_error, used.bound, used.rms, message=message)
@@ -110,16 +111,11 @@ def _judge_pool(step: MaxPool, x: np.ndarray, got: Arrays, expected: Arrays, dty
     if same(got[0], round_once(values, FORMATS[dtype])).all() and (picked is None or np.array_equal(picked, switches)):
         return Judgement("exact", "", 0.0, 0.0, 0.0)
     keys = np.abs(x) if step.magnitude else x
+    open_windows = np.isnan(values) & ~pooling.only_nan(step.axes, x)
     if picked is None:
-        nan_wins = np.isnan(values)
-        largest = pooling.window_maxima(step.axes, keys)
         found = np.abs(got[0]) if step.magnitude else got[0]
-        return _picked(got[0], values, same(found, largest), nan_wins, np.isnan(got[0]), None)
-    inside = pooling.inside_window(step.axes, picked)
-    if not inside.all():
-        n = int(inside.argmin())
-        said = f"the switch {int(picked.flat[n])} is no element of its window; expected {int(switches.flat[n])}"
-        return Judgement("deviates", message=f"{worst(got[0], values, n)}; {said}")
+        maximal = same(found, pooling.window_maxima(step.axes, keys)) & pooling.holds(step.axes, x, got[0])
+        return _picked(got[0], values, maximal, open_windows, None)
     named = pooling.take(x, picked)
     if not (consistent := same(got[0], named)).all():
         n = int(consistent.argmin())
@@ -127,28 +123,31 @@ def _judge_pool(step: MaxPool, x: np.ndarray, got: Arrays, expected: Arrays, dty
         return Judgement("deviates", message=f"{worst(got[0], values, n)}, {said}")
     chosen = np.abs(named) if step.magnitude else named
     maximal = same(chosen, pooling.window_maxima(step.axes, keys))
-    return _picked(got[0], values, maximal, np.isnan(values), np.isnan(named), picked != switches)
+    return _picked(got[0], values, maximal, open_windows, picked != switches)
 
 
 def _picked(
     got: np.ndarray,
     expected: np.ndarray,
     maximal: np.ndarray,
-    has_nan: np.ndarray,
-    is_nan: np.ndarray,
+    open_windows: np.ndarray,
     other_switch: np.ndarray | None,
 ) -> Judgement:
-    """The verdict where every value is an element of its window.  ``maximal`` compares numbers, NaN passed over."""
-    legal = np.where(has_nan, maximal | is_nan, maximal)
-    if not legal.all():
-        return _wrong(got, expected, ~legal)
-    if has_nan.any() and not is_nan[has_nan].all():
-        if is_nan[has_nan].any():
-            return Judgement(
-                "deviates", message=worst(got, expected, int((has_nan & ~is_nan).argmax())), diagnosis=NAN_MIXED
-            )
+    """The verdict where every value is an element of its window.
+
+    ``maximal`` says where it is the largest number; ``open_windows`` hold a NaN beside numbers.
+    """
+    is_nan = np.isnan(got.astype(np.float64))
+    wrong = ~(maximal | (is_nan & np.isnan(expected)))
+    if wrong.any():
+        return _wrong(got, expected, wrong)
+    passed_over = open_windows & ~is_nan
+    if passed_over.any() and (passed_over != open_windows).any():
+        message = worst(got, expected, int(passed_over.argmax()))
+        return Judgement("deviates", diagnosis=NAN_MIXED, message=message)
+    if passed_over.any():
         return _open(NAN_PASSED_OVER)
-    if other_switch is not None and (other_switch & ~has_nan).any():
+    if other_switch is not None and (other_switch & ~np.isnan(expected)).any():
         return _open(TIE)
     return Judgement("exact", "", 0.0, 0.0, 0.0)
 
@@ -160,8 +159,7 @@ def _judge_assignment(step: MaxUnpool, fed: Arrays, got: np.ndarray, expected: n
         if (other := _in_inferred_size(step, values, switches)) is not None and same(got, other).all():
             return _open("switches count in the size that follows from the windows, not in the one asked for")
         return _wrong(got, round_once(expected, FORMATS[dtype]), ~allowed)
-    low, high = pooling.unpool_extremes(values, switches, step.large)
-    if same(low, high).all():
+    if not pooling.contested(values, switches, step.large).any():
         return Judgement("exact", "", 0.0, 0.0, 0.0)
     readings = {"the last": expected, "the first": pooling.unpool_assign(values, switches, step.large, first=True)}
     who = next((name for name, reading in readings.items() if same(got, reading).all()), "any one")
