@@ -852,3 +852,12 @@ def test_relu_is_there_or_not(refuse: Refuse) -> None:
 @pytest.mark.parametrize("suite", ["deconvnets", "adaptive"])
 def test_the_schema_knows_blocks_and_adaptive_layers(suite: str) -> None:
     jsonschema.validate(yaml.safe_load(shipped_suites()[suite].read_text()), suite_schema())
+
+
+def test_a_default_reaches_the_ops_that_know_it(load: Load, refuse: Refuse) -> None:
+    text = "suite: s\ndefaults: {op: conv, bias: true, channels: 3}\ncases:\n  c: {input: [4], kernel: 2}\n"
+    pool = "  p: {op: max_pool, input: [4], kernel: 2}\n"
+    convolution, pooling = load(text + pool)
+    assert convolution.bias
+    assert pooling.channels == 3
+    assert refuse(text) == "s.yaml:2: cases.c.channels: unknown key; did you mean in_channels?"

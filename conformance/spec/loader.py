@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,7 @@ class _Loader:
         if model is None:
             self._problem(op[1], f"expected op, one of {', '.join(OPS)}, got {show(op[0])}")
             return
+        values = {key: value for key, value in values.items() if not self._meant_for_others(key, value[1], model)}
         try:
             entry = model.model_validate({key: value for key, (value, _) in values.items()})
             case = self._resolve(id, path, entry)
@@ -153,6 +155,22 @@ class _Loader:
                 self._problem(path, f"the id {id} stands for two cases")
             self.seen[id] = 1
             yield case
+
+    def _meant_for_others(self, key: str, where: KeyPath, model: type[Entry]) -> bool:
+        """Whether a default is one that other ops of the file know, and this one does not."""
+        known = any(key in OPS[op].model_fields for op in self._ops if op in OPS)
+        return where[:1] == ("defaults",) and key not in model.model_fields and known
+
+    @functools.cached_property
+    def _ops(self) -> set[str]:
+        """All ops that the file names."""
+        top = self.document.value
+        cases = top["cases"].values() if isinstance(top["cases"], dict) else ()
+        entries = [entry for entry in (top.get("defaults"), *cases) if isinstance(entry, dict)]
+        grids = [entry["matrix"] for entry in entries if isinstance(entry.get("matrix"), dict)]
+        named = [entry.get("op") for entry in entries]
+        named += [op for grid_ in grids if isinstance(grid_.get("op"), list) for op in grid_["op"]]
+        return {op for op in named if isinstance(op, str)}
 
     def _resolve(self, id: str, path: KeyPath, entry: Entry) -> Case:
         common = {
