@@ -340,7 +340,8 @@ class _Whole:
             return
         signal, activation = (self.values.get(name, self.problem.tensors.get(name)) for name in stage.reads)
         if (error := self.errors.get(stage.reads[1])) is not None:
-            self.contested += int(((np.abs(activation) <= error) & (error > 0) & (signal != 0)).sum())  # type: ignore[arg-type]
+            reaching = np.abs(signal) + self.errors.get(stage.reads[0], np.zeros(1)) > 0  # type: ignore[arg-type]
+            self.contested += int(((np.abs(activation) <= error) & (error > 0) & reaching).sum())  # type: ignore[arg-type]
 
     def _note_contested(self, stage: Stage, fed: list[np.ndarray]) -> None:
         """Places to which different values are assigned: any one of them may stay."""
@@ -388,14 +389,16 @@ class _Whole:
 
 def _rivals(step: Isolate, x: np.ndarray, error: np.ndarray) -> int:
     """How many other activations may be the strongest, as far as errors of that size can tell."""
-    if step.keep == "none" or (step.unit is not None and step.channel is not None):
-        return 0
-    kept = isolated(step, x)
-    lowest = np.where(kept, x - error, -np.inf).reshape(len(x), -1).max(axis=1).reshape(-1, *[1] * (x.ndim - 1))
-    others = ~kept & (x + error > lowest) & (error > 0)
-    if step.channel is not None:
-        others[:, [c for c in range(x.shape[1]) if c != step.channel]] = False
-    return int(others.sum())
+    between_channels = step.keep == "channel" or step.unit is not None
+    if step.keep == "none" or (between_channels and step.channel is not None):
+        return 0  # nothing is looked for
+    low, high, kept = (a.reshape(*x.shape[:2], -1) for a in (x - error, x + error, isolated(step, x)))
+    if between_channels:
+        low, high, kept = (a.max(axis=2, keepdims=True) for a in (low, high, kept))
+    elif step.channel is not None:
+        low, high, kept = (a[:, step.channel : step.channel + 1] for a in (low, high, kept))
+    lowest = np.where(kept, low, -np.inf).max(axis=(1, 2), keepdims=True)
+    return int((~kept & (high > lowest) & (high > low)).sum())
 
 
 def _finite(error: np.ndarray) -> np.ndarray:
