@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
 from benchmarks.timing import best, geometric_mean
-from conformance import engine
 from conformance.dtypes import FORMATS
-from conformance.execution import LocalExecutor, find_targets
 from conformance.oracle.chains import draw_chain, walk
+from conformance.runs import RunFile
 from conformance.spec import Deconvnet, load_cases
 
 FULL_SIZE = 500_000_000
@@ -44,14 +47,19 @@ def against_torch(console: Console) -> float:
 
 
 def suite(console: Console) -> float:
-    """Seconds of ``conformance run zfnet --profile full`` on all installed targets, the frameworks' start included."""
-    cases, targets = load_cases(["zfnet"], "full"), find_targets([])
-    began = time.perf_counter()
-    with LocalExecutor(targets, jobs=os.cpu_count() or 1, threads=1, timeout=60.0) as executor:
-        counts = Counter(record.verdict for record in engine.run(cases, targets, executor))
-    seconds = time.perf_counter() - began
-    said = ", ".join(f"{number} {verdict}" for verdict, number in counts.most_common())
-    console.print(f"suite zfnet in full on {len(targets)} targets: {seconds:.0f} s (under 60 wanted); {said}")
+    """Seconds of the zfnet suite in full on all installed targets, the start of the frameworks included."""
+    command = [sys.executable, "-m", "conformance", "run", "zfnet", "--profile", "full", "--failures", "0"]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run.sqlite"
+        began = time.perf_counter()
+        subprocess.run([*command, "--out", str(out)], check=False, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - began
+        with RunFile.open(out) as run:
+            records = list(run.records())
+    counts = Counter(record.verdict for record in records).most_common()
+    said = ", ".join(f"{number} {verdict}" for verdict, number in counts)
+    console.print(f"suite zfnet in full, {len({r.target for r in records})} targets: {seconds:.0f} s (under 60 wanted)")
+    console.print(f"  {said}")
     return seconds
 
 
