@@ -53,7 +53,7 @@ def _strongest(maps: np.ndarray) -> np.ndarray:
 
 def zfnet() -> None:
     """The strongest activation of every map of the last layer of an eighth-width ZFNet, down to pixels."""
-    case = _case("eighth-ceil-layers[layer=pool5,seed=activation]")
+    case = _case("eighth-ceil")
     lost, far, alive = 0, [], 0
     for seed in range(IMAGES):
         tensors, _ = draw_chain(case, "rounding", FORMATS[case.dtype], seed)
