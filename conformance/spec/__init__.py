@@ -3,7 +3,8 @@
 ``case``         the frozen case that the rest of the house works with
 ``fields``       the kinds of value that YAML may hold      ``convolution``  the models of the three convolution ops
 ``steps``        chains, and the small steps in them        ``pooling``      max_pool and max_unpool
-``deconvnet``    deconv_block and deconvnet                 ``adaptive``     adaptive_deconv
+``deconvnet``    deconvnet                                  ``deconv_block``  one block of it
+``adaptive``     adaptive_deconv                            ``layers``       the layers of a network
 ``marks``        YAML with line numbers                      ``matrix``       grids of cases
 ``loader``       file to cases, all errors at once           ``vectors``      published numbers
 ``suites``       names and paths to files                    ``schema``       JSON Schema for editors
@@ -21,7 +22,8 @@ from conformance.spec.case import (
     Vectors,
     is_index,
 )
-from conformance.spec.deconvnet import DeconvBlock, Deconvnet
+from conformance.spec.deconv_block import DeconvBlock
+from conformance.spec.deconvnet import Deconvnet
 from conformance.spec.loader import load_suite
 from conformance.spec.pooling import MaxPool, MaxUnpool, Pooling
 from conformance.spec.schema import suite_schema

@@ -1,4 +1,4 @@
-"""``deconv_block`` and ``deconvnet``: the cases, and the models of how they are written in YAML.
+"""``deconvnet``: the case, and the model of how it is written in YAML.
 
 The deconvnet is that of Zeiler and Fergus (arXiv:1311.2901, section 2.1).  On the way up the network runs and its
 poolings record their switches.  On the way down every layer is undone in turn: pooling by unpooling through its
@@ -11,10 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from conformance.spec.case import Case, Convolution, Shape
-from conformance.spec.convolution import ConvTransposeEntry
 from conformance.spec.fields import (
     BiasDownName,
     ChannelChoice,
@@ -24,20 +23,15 @@ from conformance.spec.fields import (
     Name,
     NormDownName,
     OverlapName,
-    Padding,
-    PerAxis,
     Positive,
     RectificationName,
     SeedName,
     SpatialSize,
-    Strict,
     UnitChoice,
-    Written,
     few_bits,
 )
 from conformance.spec.layers import AnyLayer, ConvLayer, Layers, PoolLayer, kind_of, read_layer, written_key
-from conformance.spec.nested import validated
-from conformance.spec.pooling import MaxPool, MaxUnpool, unpool
+from conformance.spec.pooling import MaxPool, MaxUnpool
 from conformance.spec.steps import (
     BiasDown,
     Chain,
@@ -297,85 +291,3 @@ def _step(layer: AnyLayer, common: dict[str, Any], shape: Shape) -> LayerStep:
         entry = layer.entry(shape)
         return entry.resolve(common | {"op": entry.op})
     return layer.step()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeconvBlock(Chain):
-    """One block of a deconvnet: unpool through switches that are given, rectify, filter with C.T.
-
-    Tensors: ``input`` and ``indices`` (the pooled maps and their switches), ``weight`` and ``bias`` of the transposed
-    convolution, and ``activation`` where the rectifier reads it.  Stages: ``unpool``, ``rectify``, ``filter``.
-    """
-
-    unpool: MaxUnpool
-    rectify: Rectification
-    filter: Convolution
-
-    @property
-    def tensor_shapes(self) -> dict[str, Shape]:
-        weights = {name: shape for name, shape in self.filter.tensor_shapes.items() if name != "input"}
-        read = {"activation": self.unpool.large_shape} if self.rectify in ("mask", "both") else {}
-        return self.unpool.tensor_shapes | weights | read
-
-    @property
-    def result_shapes(self) -> dict[str, Shape]:
-        return self.filter.result_shapes
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        weights = tuple(name for name in self.filter.tensor_shapes if name != "input")
-        first = Stage("unpool", self.unpool, ("input", "indices"), ("unpool",))
-        if self.rectify == "none":
-            return (first, Stage("filter", self.filter, ("unpool", *weights), ("output",)))
-        more = () if self.rectify == "signal" else ("activation",)
-        return (
-            first,
-            Stage("rectify", Rectify(self.rectify), ("unpool", *more), ("rectify",)),
-            Stage("filter", self.filter, ("rectify", *weights), ("output",)),
-        )
-
-
-class UnpoolKeys(Strict):
-    """``pool``: the pooling that a block undoes."""
-
-    kernel: PerAxis
-    stride: PerAxis | None = None
-    padding: Padding | None = None
-    output_size: PerAxis | None = None
-
-
-BlockPool = Annotated[Any, Written(lambda value: value, UnpoolKeys.model_json_schema())]
-
-
-class DeconvBlockEntry(ConvTransposeEntry):
-    """``deconv_block``: the keys of ``conv_transpose``, ``pool`` with those of ``max_unpool``, and the policies.
-
-    ``input`` is the size of the pooled maps; the transposed convolution is fed what unpooling makes of them.
-    """
-
-    kinds: ClassVar[tuple[str, ...]] = ("exact", "rounding")
-
-    op: Literal["deconv_block"]  # type: ignore[assignment]
-    pool: BlockPool
-    overlap: OverlapName = "sum"
-    rectify: RectificationName = "signal"
-
-    def refused(self) -> dict[str, str]:
-        return super().refused() | few_bits(self.dtype)
-
-    def resolve(self, common: dict[str, Any]) -> DeconvBlock:  # type: ignore[override]
-        inner = {key: common[key] for key in ("dtype", "batch")}
-        keys = validated(UnpoolKeys, self.pool, "pool", "required for pool")
-        written = (keys.kernel, keys.stride, keys.padding, self.overlap, keys.output_size)
-        try:
-            undone = unpool(
-                inner | {"id": f"{common['id']}#unpool", "op": "max_unpool"}, self.in_channels, self.input, *written
-            )
-        except KeyedError as error:
-            raise KeyedError(f"pool.{error.key}", str(error)) from None
-        shared = {key: getattr(self, key) for key in ConvTransposeEntry.model_fields if key not in ("op", "input")}
-        entry = ConvTransposeEntry.model_construct(op="conv_transpose", input=undone.large, **shared)
-        filter = entry.resolve(inner | {"id": f"{common['id']}#filter", "op": "conv_transpose"})
-        if filter.readings:
-            raise KeyedError("auto_pad", "expected a spelling of the size that can be read one way only")
-        return DeconvBlock(**common, unpool=undone, rectify=self.rectify, filter=filter)

@@ -16,7 +16,8 @@ from conformance.spec import matrix as grid
 from conformance.spec.adaptive import AdaptiveDeconvEntry
 from conformance.spec.case import EDGE_KINDS, PUBLISHED, Case
 from conformance.spec.convolution import ConvEntry, ConvInputGradientEntry, ConvTransposeEntry
-from conformance.spec.deconvnet import DeconvBlockEntry, DeconvnetEntry
+from conformance.spec.deconv_block import DeconvBlockEntry
+from conformance.spec.deconvnet import DeconvnetEntry
 from conformance.spec.fields import Entry, KeyedError, Name, show
 from conformance.spec.marks import Document, KeyPath, dotted, read_document
 from conformance.spec.nested import closest, words

@@ -2,7 +2,9 @@
 
 ``linear``      convolutions: legal rounding, a weaker arithmetic than promised, or wrong
 ``steps``       one step of a chain, judged on what the target itself fed to it
-``chain``       every stage of a chain, and the whole
+``stages``      every stage of a chain
+``whole``       the whole of it, with the errors that are passed on
+``chain``       both together
 ``properties``  equations between several runs
 """
 
