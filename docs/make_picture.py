@@ -13,7 +13,7 @@ from rich.terminal_theme import MONOKAI
 from conformance.reports.terminal import Summary, show_failures, show_matrix
 from conformance.runs import RunFile
 
-WIDTH = 165
+WIDTH = 190
 FAILURES = 12
 
 

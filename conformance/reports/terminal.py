@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -138,9 +139,10 @@ def _failure(group: list[Record]) -> Text:
 
 
 def _numbers(record: Record) -> str:
-    if record.max_abs_error is None or record.bound_usage is None:
+    if record.max_abs_error is None or record.bound_usage is None or math.isinf(record.max_abs_error):
         return ""
-    return f"max error {record.max_abs_error:.3g}, {record.bound_usage:.3g} of the bound"
+    used = "" if math.isinf(record.bound_usage) else f", {record.bound_usage:.3g} of the bound"
+    return f"max error {record.max_abs_error:.3g}{used}"
 
 
 def _reason(message: str) -> str:
