@@ -85,23 +85,22 @@ def near_known(
 
 def _judge_plain(step: Step, fed: Arrays, got: np.ndarray, expected: np.ndarray, dtype: str, strict: bool) -> Judgement:
     rounded = round_once(expected, FORMATS[dtype])
-    if same(got, rounded).all():
+    wrong = ~same(got, rounded)
+    if not wrong.any():
         return Judgement("exact", "", 0.0, 0.0, 0.0)
     roundings = oracle_of(step).roundings(step, *fed)
     special = ~np.isfinite(expected)
-    if roundings is None or (strict and not special.any()) or not same(got, rounded)[special].all():
+    if roundings is None or (strict and not special.any()):
         return _wrong(got, rounded)
-    got, expected, rounded = (np.where(special, 0.0, a.astype(np.float64)) for a in (got, expected, rounded))
-    products = np.where(special, 0.0, roundings.products)
-    copied = (products == 0) & ~same(got, rounded)
-    if copied.any():
-        return _wrong(np.where(copied, got, rounded), rounded)
+    rounds = (roundings.products > 0) & (roundings.magnitude > 0) & ~special
+    if (wrong & ~rounds).any():
+        return _wrong(got, rounded, wrong & ~rounds)
     held_to = ARITHMETICS[COARSER_SUMS.get(dtype, dtype) if roundings.own_format else dtype]
+    products = np.broadcast_to(roundings.products, expected.shape)[rounds]
     unit = FORMATS["float64"].unit_roundoff
-    magnitude = np.where(special, 0.0, roundings.magnitude)
-    used = usage(held_to, got, expected, products, magnitude, oracle_unit=unit)
+    used = usage(held_to, got[rounds], expected[rounds], products, roundings.magnitude[rounds], oracle_unit=unit)
+    message = "" if used.legal else worst(got, expected, int(np.flatnonzero(rounds)[used.worst]))
     verdict = "within_bound" if used.legal else "deviates"
-    message = "" if used.legal else worst(got, expected, used.worst)
     return Judgement(verdict, "", used.max_abs_error, used.bound, used.rms, message=message)
 
 

@@ -147,13 +147,16 @@ class _Whole:
         own = roundings.own_format
         dtype = self.problem.case.dtype
         held_to = ARITHMETICS[COARSER_SUMS.get(dtype, dtype)] if own else self.arithmetic
-        n, a = roundings.products, roundings.magnitude + before
-        size = np.abs(value) + before
+        magnitude = roundings.magnitude + before
+        rounds = (roundings.products > 0) & (magnitude > 0)
+        n, a = np.broadcast_to(roundings.products, value.shape)[rounds], magnitude[rounds]
+        size = np.abs(value[rounds]) + before[rounds]
         if isinstance(step, Convolution) and held_to.bias_apart and step.bias:
             size = 3 * (size + a)  # the sum without the bias is rounded too, and is no larger than all that is summed
-        self.errors[name] = _finite(before + np.where(n > 0, held_to.bound(n, a, size), 0.0))
-        typical = np.where(n > 0, held_to.scale(n, a, size), 0.0)
-        self.variances[name] = _finite(self.variances.get(name, np.zeros(value.shape)) + np.square(typical))
+        largest, variance = before.copy(), self.variances.get(name, np.zeros(value.shape)).copy()
+        largest[rounds] += held_to.bound(n, a, size)
+        variance[rounds] += np.square(held_to.scale(n, a, size))
+        self.errors[name], self.variances[name] = _finite(largest), _finite(variance)
 
     def _note_undetermined(self, stage: Stage, error: np.ndarray) -> None:
         """Choices that rounding may have moved: another element comes as close as the errors reach."""
