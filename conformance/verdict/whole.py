@@ -48,7 +48,7 @@ def _followed(problem: ChainProblem, returned: Values, trusted: Set[str], arithm
         return _walked(problem, returned, followed, arithmetic)
     key = ("way down", arithmetic.name, arithmetic.bias_apart)
     if key not in problem.judged:
-        problem.judged[key] = _walked(problem, problem.values, followed, arithmetic)
+        problem.judged[key] = _walked(problem, problem.values, followed, arithmetic).scaled(np.ones(1))
     shared: _Whole = problem.judged[key]
     return shared.scaled(factor)
 
@@ -111,7 +111,7 @@ class _Whole:
     contested: int = 0
 
     def scaled(self, factor: np.ndarray) -> _Whole:
-        """The same for seeds that are larger by a factor each."""
+        """The result alone, for seeds that are larger by a factor each."""
         view = _Whole(self.problem, self.arithmetic)
         view.values["output"] = self.values["output"] * factor
         view.errors["output"] = self.errors.get("output", np.zeros(1)) * factor
