@@ -37,7 +37,7 @@ def against_torch(console: Console) -> float:
     for case in _full_size():
         tensors, _ = draw_chain(case, "rounding", FORMATS[case.dtype], 0)
         wide = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
-        ours = best(lambda: walk(case, wide))  # noqa: B023
+        ours = best(lambda: walk(case.stages, wide))  # noqa: B023
         peer = best(lambda: run_chain(case, wide, target.steps(case)))  # noqa: B023
         ratios.append(ours / peer)
         console.print(f"  {escape(case.id)}: oracle {ours:.2f} s, torch {peer:.2f} s")

@@ -59,11 +59,11 @@ def zfnet() -> None:
         tensors, _ = draw_chain(case, "rounding", FORMATS[case.dtype], seed)
         for channel in range(case.layers[-1].output[1]):
             chosen = replace(case, isolate=replace(case.isolate, channel=channel))
-            added = walk(chosen, tensors)
+            added = walk(chosen.stages, tensors)
             if not added["seed"].any():
                 continue
             alive += 1
-            assigned = walk(replace(chosen, overlap="assign"), tensors)["output"]
+            assigned = walk(replace(chosen, overlap="assign").stages, tensors)["output"]
             lost += not assigned.any()
             far.append(np.linalg.norm(assigned - added["output"]) / np.linalg.norm(added["output"]))
     low, middle, high = np.quantile(far, [0, 0.5, 1])
@@ -86,7 +86,7 @@ def readings() -> None:
 
 def _distance(case: Deconvnet, variant: dict[str, str], seed: int) -> float:
     tensors, values = draw_chain(case, "rounding", FORMATS[case.dtype], seed)
-    other = walk(replace(case, **variant), tensors)["output"]  # type: ignore[arg-type]
+    other = walk(replace(case, **variant).stages, tensors)["output"]  # type: ignore[arg-type]
     return float(np.linalg.norm(other - values["output"]) / np.linalg.norm(values["output"]))
 
 
@@ -100,7 +100,7 @@ def captum() -> None:
         case = _case(f"net-{name}[isolate=unit,seed=one]")
         tensors, _ = draw_chain(case, "rounding", FORMATS["float32"], 0)
         wide = {key: tensor.astype(np.float64) for key, tensor in tensors.items()}
-        paper = walk(replace(case, isolate=replace(case.isolate, seed="activation")), wide)
+        paper = walk(replace(case, isolate=replace(case.isolate, seed="activation")).stages, wide)
         activation = paper["seed"].reshape(case.batch, -1).sum(axis=1).reshape(-1, 1, 1, 1)
         theirs = target.run(case, wide)["output"] * activation
         print(f"  net {name.upper()}: {np.linalg.norm(theirs - paper['output']) / np.linalg.norm(paper['output']):.1e}")

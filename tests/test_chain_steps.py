@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from walkers import NETS, make_case, net, walked
+from walkers import ADAPTIVE, BLOCK, NETS, make_case, net, walked
 
 from conformance.arithmetic import Axis
 from conformance.dtypes import FORMATS
@@ -390,21 +390,6 @@ def test_variances_are_not_less_than_independent_errors_have(name: str) -> None:
 
 # ---- Exact data is exact ----
 
-BLOCK: dict[str, Any] = {
-    "in_channels": 3,
-    "out_channels": 2,
-    "bias": True,
-    "batch": 2,
-    "input": [3, 4],
-    "pool": {"kernel": 3, "stride": 2},
-    "kernel": 3,
-}
-ADAPTIVE: dict[str, Any] = {
-    "batch": 2,
-    "in_channels": 3,
-    "input": [11, 10],
-    "layers": [{"maps": 5, "kernel": 3, "pool": [2, 3, 3], "pool_stride": [1, 2, 2]}, {"maps": 3, "kernel": 2}],
-}
 DEEP = [{"conv": 24, "kernel": 5, "padding": 2}, {"relu": True}] * 4
 
 
@@ -528,7 +513,7 @@ def test_what_the_stages_give_is_what_the_walk_gives() -> None:
     for data in ("exact", "rounding"):
         case = net("F")
         tensors, values = draw_chain(case, data, SINGLE, 0)
-        assert equal(values, walk(case, tensors))
+        assert equal(values, walk(case.stages, tensors))
         assert list(values) == [name for stage in case.stages for name in stage.gives]
         for name, value in values.items():
             assert value.dtype == (np.int64 if is_index(name) else np.float64)
@@ -576,7 +561,7 @@ def test_edge_data_hold_special_numbers_among_others(data: str, special: Any, dt
     found = special(tensors["input"].astype(float))
     assert 0 < found.mean() < 0.5
     assert np.isfinite(tensors["input"].astype(float)).any()
-    assert equal(values, walk(case, tensors))
+    assert equal(values, walk(case.stages, tensors))
 
 
 @pytest.mark.parametrize("data", ["exact", "rounding"])

@@ -29,7 +29,7 @@ from conformance.explain import pictures, weights, words
 from conformance.explain.activations import choose
 from conformance.explain.bank import drawn_weights
 from conformance.explain.explanation import Explanation, explain
-from conformance.explain.network import explainable, follow, receptive_field, up_stages
+from conformance.explain.network import explainable, receptive_field
 from conformance.explain.page import write_page
 from conformance.explain.projections import Projection, Projector, as_projection, of_every_library
 from conformance.explain.readings import alternatives, concerned, read_otherwise
@@ -106,7 +106,7 @@ def test_a_case_of_several_images_is_explained_for_one() -> None:
         "input": (1, 3, 16, 18)
     }
     tensors = tensors_of(network)
-    assert {name: value.shape for name, value in walk(network, tensors).items()}["output"] == (1, 3, 16, 18)
+    assert {name: value.shape for name, value in walk(network.stages, tensors).items()}["output"] == (1, 3, 16, 18)
 
 
 def test_a_layer_ends_the_network_there() -> None:
@@ -138,12 +138,12 @@ def test_a_receptive_field_is_made_of_the_pixels_that_matter(layers: str) -> Non
     tensors = {name: rng.uniform(0.5, 1.0, shape) for name, shape in network.tensor_shapes.items()}
     stages = network.stages[: len(network.layers)]
     top = network.layers[-1].name
-    before = follow(stages, tensors, {})[top][0, 1]
+    before = walk(stages, tensors, {})[top][0, 1]
     reached = np.zeros((11, 12, *before.shape), bool)
     for y, x in np.ndindex(11, 12):
         raised = tensors["input"].copy()
         raised[0, 0, y, x] += 1000.0
-        reached[y, x] = follow(stages, tensors | {"input": raised}, {})[top][0, 1] != before
+        reached[y, x] = walk(stages, tensors | {"input": raised}, {})[top][0, 1] != before
     for unit in np.ndindex(*before.shape):
         (rows, columns) = np.nonzero(reached[(..., *unit)])
         box = receptive_field(network.layers, tuple((n, n + 1) for n in unit))
@@ -163,9 +163,9 @@ def test_no_projection_reaches_beyond_its_field(keep: str, seed: str) -> None:
     network = case("net")
     network = replace(network, isolate=replace(network.isolate, keep=keep, seed=seed))
     tensors = tensors_of(network)
-    up = follow(up_stages(network), tensors, {})
+    up = walk(network.way_up, tensors, {})
     for activation in choose(network, up["relu2"][0]):
-        projection = follow(activation.case.stages, tensors, up)["output"][0]
+        projection = walk(activation.case.stages, tensors, up)["output"][0]
         (top, bottom), (left, right) = activation.field
         inside = np.count_nonzero(projection[:, top:bottom, left:right])
         assert inside == np.count_nonzero(projection) > 0
@@ -174,10 +174,10 @@ def test_no_projection_reaches_beyond_its_field(keep: str, seed: str) -> None:
 def test_what_is_followed_from_the_way_up_is_what_the_oracle_walks() -> None:
     network = case("net")
     tensors = tensors_of(network)
-    up = follow(up_stages(network), tensors, {})
+    up = walk(network.way_up, tensors, {})
     activation = choose(network, up["relu2"][0])[1]
-    whole = walk(activation.case, tensors)
-    for name, value in follow(activation.case.stages, tensors, up).items():
+    whole = walk(activation.case.stages, tensors)
+    for name, value in walk(activation.case.stages, tensors, up).items():
         np.testing.assert_array_equal(value, whole[name], strict=True)
 
 
@@ -279,7 +279,7 @@ def test_drawn_filters_have_structure_and_wake_every_layer() -> None:
     first = drawn["conv1.weight"]
     np.testing.assert_allclose(first[[0, 1, 2, 4, 5]].sum(axis=(1, 2, 3)), 0, atol=1e-12)
     np.testing.assert_allclose(drawn["conv2.weight"].sum(axis=(1, 2, 3)), 0, atol=0.1)
-    up = follow(up_stages(network), tensors_of(network), {})
+    up = walk(network.way_up, tensors_of(network), {})
     assert all(up[name].max() > 0.1 for name in ("relu1", "relu2"))
 
 
@@ -497,9 +497,9 @@ def test_a_model_that_keeps_weights_in_constants() -> None:
 def test_readings_are_what_a_case_with_that_policy_gives() -> None:
     network = case("normed")
     tensors = tensors_of(network)
-    up = follow(up_stages(network), tensors, {})
+    up = walk(network.way_up, tensors, {})
     activation = choose(network, up["relu2"][0])[0]
-    own = walk(activation.case, tensors)["output"][0]
+    own = walk(activation.case.stages, tensors)["output"][0]
     found = list(read_otherwise(activation.case, tensors, up, own))
     assert found[0].policy == ""
     told = [(reading.policy, reading.value) for reading in found[1:]]
@@ -507,7 +507,7 @@ def test_readings_are_what_a_case_with_that_policy_gives() -> None:
     assert [value for policy, value in told if policy == "lrn_down"] == ["gradient", "forward"]
     for reading in found[1:]:
         other = replace(activation.case, **{reading.policy: reading.value})
-        np.testing.assert_array_equal(reading.signal, walk(other, tensors)["output"][0])
+        np.testing.assert_array_equal(reading.signal, walk(other.stages, tensors)["output"][0])
         assert reading.distance == pytest.approx(np.linalg.norm(reading.signal - own) / np.linalg.norm(own))
 
 
@@ -765,7 +765,7 @@ def test_targets_that_give_nothing_to_show(body: str, verdict: str) -> None:
 def test_switches_that_rounding_moved_are_counted_where_the_signal_passes() -> None:
     network = case("net")
     tensors = tensors_of(network)
-    up = follow(up_stages(network), tensors, {})
+    up = walk(network.way_up, tensors, {})
     activation = choose(network, up["relu2"][0])[0]
     with LocalExecutor(()) as executor:
         problem = Projector(tensors, up, executor).exact(activation)

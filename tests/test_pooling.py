@@ -445,7 +445,7 @@ def test_a_whole_deconvnet_may_see_nothing_for_it() -> None:
     results = {}
     for overlap in ("sum", "assign", "mean"):
         case = net("C", input=[5, 5], in_channels=1, batch=1, layers=layers, overlap=overlap)
-        results[overlap] = walk(case, tensors)["output"]
+        results[overlap] = walk(case.stages, tensors)["output"]
     assert results["sum"][0, 0, 2, 2] == 12
     assert results["mean"][0, 0, 2, 2] == 3
     assert not results["assign"].any()

@@ -706,3 +706,23 @@ def test_the_definition_of_the_products_is_fulfilled_too() -> None:
         for element in np.ndindex(result.shape):
             terms: Sequence[Any] = list(products_reaching(case, element))
             assert result[element] == sum(tensors["input"][i] * tensors["weight"][j] for i, j in terms)
+
+
+# ---- Zeros satisfy every such equation ----
+
+
+@pytest.mark.parametrize("data", ["adjoint", "linearity"])
+def test_nothing_but_zeros_does_not_pass_for_an_equation(data: str) -> None:
+    problem = posed(make("t/zeros", in_channels=2, input=[4], kernel=3), data)
+    judgement = judged(problem, lambda part, _: np.zeros(part.result_shapes["output"], np.float32))
+    assert judgement.verdict == "deviates"
+    assert judgement.diagnosis == "nothing but zeros came back, of which every such equation holds"
+
+
+def test_zeros_are_right_where_no_kernel_reaches() -> None:
+    case = make(
+        "t/gap", in_channels=1, input=[1], kernel=1, stride=4, padding=[[1, 0]], output_padding=3, data=["linearity"]
+    )
+    problem = posed(case, "linearity")
+    assert problem.vanishes
+    assert judged(problem, honest).verdict == "exact"

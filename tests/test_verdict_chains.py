@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from walkers import NETS, RELU, Arrays, make_case, net, returned, walked
+from walkers import ADAPTIVE, BLOCK, NETS, RELU, Arrays, make_case, net, returned, walked
 
 from conformance.dtypes import FORMATS, round_once
 from conformance.oracle import pooling
@@ -39,7 +39,7 @@ def with_numbers(case: Chain, data: str = "rounding", **tensors: Any) -> ChainPr
     named = {name: tensors[name.replace(".", "_")] for name in shapes}
     made = {n: np.array(t, np.int64 if is_index(n) else dtype).reshape(shapes[n]) for n, t in named.items()}
     with np.errstate(invalid="ignore"):
-        return ChainProblem(case, data, made, walk(case, made))
+        return ChainProblem(case, data, made, walk(case.stages, made))
 
 
 def judged(problem: ChainProblem, values: Mapping[str, Any], promised: str = "native") -> Judgement:
@@ -53,23 +53,6 @@ def opaque(values: Values) -> dict[str, np.ndarray]:
 def fresh(problem: ChainProblem) -> ChainProblem:
     """The same problem, of which nothing has been judged."""
     return replace(problem, judged={})
-
-
-BLOCK: dict[str, Any] = {
-    "in_channels": 3,
-    "out_channels": 2,
-    "bias": True,
-    "batch": 2,
-    "input": [3, 4],
-    "pool": {"kernel": 3, "stride": 2},
-    "kernel": 3,
-}
-ADAPTIVE: dict[str, Any] = {
-    "batch": 2,
-    "in_channels": 3,
-    "input": [11, 10],
-    "layers": [{"maps": 5, "kernel": 3, "pool": [2, 3, 3], "pool_stride": [1, 2, 2]}, {"maps": 3, "kernel": 2}],
-}
 
 
 def any_chain(rng: np.random.Generator, id: str, dtype: str = "float32", nets: Sequence[str] = tuple(NETS)) -> Chain:
@@ -728,7 +711,7 @@ def test_a_bias_added_apart_is_no_mistake_where_that_is_promised() -> None:
     for seed in range(5):
         problem = posed(net("A", f"t/{seed}", dtype="bfloat16", isolate="none"), "rounding", seed)
         tensors = {n: t * FORMATS["bfloat16"].dtype.type(16) if "bias" in n else t for n, t in problem.tensors.items()}
-        problem = replace(problem, tensors=tensors, values=walk(problem.case, tensors))
+        problem = replace(problem, tensors=tensors, values=walk(problem.case.stages, tensors))
         values = walked(problem.case, tensors, wrong={"conv1": apart, "conv2": apart})
         assert judged(problem, values, "native+bias").passed
         assert judged(problem, opaque(values), "native+bias").passed

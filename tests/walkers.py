@@ -31,6 +31,23 @@ Mistake = Callable[[Any, list[np.ndarray], Arrays], Arrays]
 """What a stage gives instead: its step, what it was fed, and what it should give, in the case's dtype."""
 
 
+BLOCK: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 2,
+    "bias": True,
+    "batch": 2,
+    "input": [3, 4],
+    "pool": {"kernel": 3, "stride": 2},
+    "kernel": 3,
+}
+ADAPTIVE: dict[str, Any] = {
+    "batch": 2,
+    "in_channels": 3,
+    "input": [11, 10],
+    "layers": [{"maps": 5, "kernel": 3, "pool": [2, 3, 3], "pool_stride": [1, 2, 2]}, {"maps": 3, "kernel": 2}],
+}
+
+
 def make_case(op: str, id: str = "t/case", **keys: Any) -> Any:
     """The case that these keys would make in a YAML file."""
     entry = OPS[op].model_validate({"op": op, **keys})

@@ -12,10 +12,10 @@ import conformance
 from conformance.dtypes import FORMATS, round_once
 from conformance.execution import LocalExecutor, TargetSpec
 from conformance.explain.activations import Activation, choose
-from conformance.explain.network import follow, up_stages
 from conformance.explain.projections import Projection, Projector
 from conformance.explain.readings import Reading, read_otherwise
 from conformance.explain.scene import Scene
+from conformance.oracle.chains import walk
 from conformance.spec import Deconvnet
 
 
@@ -73,7 +73,7 @@ def explain(
     """
     tensors = {name: round_once(t, FORMATS[case.dtype]) for name, t in ({"input": scene.tensor} | {**weights}).items()}
     progress("the oracle: on the way up")
-    up = follow(up_stages(case), tensors, {})
+    up = walk(case.way_up, tensors)
     projector = Projector(tensors, up, executor)
     activations = choose(case, up[case.layers[-1].name][0], channels, count)
     problems = [projector.exact(activation) for activation in activations]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from conformance.arithmetic import Axis
 from conformance.errors import BadInput
-from conformance.oracle.steps import oracle_of
-from conformance.spec import Case, Convolution, Deconvnet, Pooling, Stage
+from conformance.spec import Case, Convolution, Deconvnet, Pooling
 from conformance.spec.deconvnet import Layer
 
 Tensors = Mapping[str, np.ndarray]
@@ -44,21 +43,6 @@ def _up_to(case: Deconvnet, name: str | None) -> Sequence[Layer]:
 def _for_one_image(layer: Layer) -> Layer:
     step = replace(layer.step, batch=1) if isinstance(layer.step, Case) else layer.step
     return replace(layer, step=step, input=(1, *layer.input[1:]), output=(1, *layer.output[1:]))
-
-
-def up_stages(case: Deconvnet) -> tuple[Stage, ...]:
-    """The stages of the way up."""
-    return case.stages[: len(case.layers)]
-
-
-def follow(stages: Iterable[Stage], tensors: Tensors, known: Tensors) -> dict[str, np.ndarray]:
-    """What every stage gives, by the oracle, beside what is known already; float64, indices int64."""
-    values = dict(known)
-    for stage in stages:
-        if not all(name in values for name in stage.gives):
-            fed = [values[name] if name in values else tensors[name] for name in stage.reads]
-            values |= zip(stage.gives, oracle_of(stage.step).exact(stage.step, *fed), strict=True)
-    return values
 
 
 def receptive_field(layers: Sequence[Layer], units: Box) -> Box:

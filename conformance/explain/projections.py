@@ -10,7 +10,8 @@ import numpy as np
 from conformance.engine import run_problem
 from conformance.execution import LocalExecutor, TargetSpec
 from conformance.explain.activations import Activation
-from conformance.explain.network import Tensors, follow
+from conformance.explain.network import Tensors
+from conformance.oracle.chains import walk
 from conformance.outcome import Outcome
 from conformance.problem import ChainProblem
 from conformance.spec import MaxUnpool
@@ -60,7 +61,7 @@ class Projector:
 
     def exact(self, activation: Activation) -> ChainProblem:
         """The problem of an activation; its ``exact`` is the oracle's projection."""
-        values = follow(activation.case.stages, self._tensors, self._up)
+        values = walk(activation.case.stages, self._tensors, self._up)
         return ChainProblem(activation.case, "rounding", self._tensors, values, dict(self._judged))
 
     def project(self, problem: ChainProblem, targets: Sequence[str]) -> Iterator[tuple[str, Projection]]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from conformance.explain.network import Tensors, follow
+from conformance.explain.network import Tensors
+from conformance.oracle.chains import walk
 from conformance.spec import Convolution, Deconvnet, MaxPool, Rectify, ResponseNorm
 from conformance.spec.steps import BIAS_DOWNS, NORM_DOWNS, OVERLAPS, RECTIFICATIONS
 
@@ -59,7 +60,7 @@ def read_otherwise(case: Deconvnet, tensors: Tensors, up: Tensors, own: np.ndarr
     yield Reading("", "", own)
     for policy, value in alternatives(case):
         other: Deconvnet = replace(case, **{policy: value})  # type: ignore[arg-type]
-        signal = follow(other.stages, tensors, up)["output"][0]
+        signal = walk(other.stages, tensors, up)["output"][0]
         yield Reading(policy, value, signal, _distance(signal, own))
 
 

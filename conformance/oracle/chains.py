@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 from numpy.random import Generator
@@ -20,7 +21,7 @@ from conformance.errors import OracleRounded
 from conformance.oracle import pooling
 from conformance.oracle.draws import generator
 from conformance.oracle.steps import oracle_of
-from conformance.spec import Chain, Convolution, Deconvnet, MaxUnpool, Take, is_index
+from conformance.spec import Chain, Convolution, Deconvnet, MaxUnpool, Stage, Take, is_index
 
 Tensors = Mapping[str, np.ndarray]
 Values = dict[str, np.ndarray]
@@ -30,13 +31,18 @@ BITS = (10, 6, 4, 2)
 LIVE_ATTEMPTS = 8
 
 
-def walk(case: Chain, tensors: Tensors) -> Values:
-    """What every stage gives exactly, by name: float64, indices int64."""
-    values: Values = {}
-    for stage in case.stages:
-        fed = [values.get(name, tensors.get(name)) for name in stage.reads]
-        values |= zip(stage.gives, oracle_of(stage.step).exact(stage.step, *fed), strict=True)  # type: ignore[arg-type]
+def walk(stages: Iterable[Stage], tensors: Tensors, known: Tensors = MappingProxyType({})) -> Values:
+    """What every stage gives exactly, by name, beside what is ``known`` already: float64, indices int64."""
+    values = dict(known)
+    for stage in stages:
+        if not all(name in values for name in stage.gives):
+            given = oracle_of(stage.step).exact(stage.step, *_fed(stage, tensors, values))
+            values |= zip(stage.gives, given, strict=True)
     return values
+
+
+def _fed(stage: Stage, tensors: Tensors, values: Tensors) -> list[np.ndarray]:
+    return [values[name] if name in values else tensors[name] for name in stage.reads]
 
 
 def draw_chain(case: Chain, data: str, format: Format, seed: int) -> tuple[dict[str, np.ndarray], Values]:
@@ -47,7 +53,7 @@ def draw_chain(case: Chain, data: str, format: Format, seed: int) -> tuple[dict[
     """
     if data in ("edge-nan", "edge-inf"):
         tensors = _draw(case, generator(case.id, data, seed), format, _edge_numbers(data))
-        return tensors, walk(case, tensors)
+        return tensors, walk(case.stages, tensors)
     return _draw_exact(case, format, seed) if data != "rounding" else _draw_rounding(case, format, seed)
 
 
@@ -81,19 +87,17 @@ def _walk_exactly(case: Chain, tensors: Tensors, limit: int) -> Values | None:
     """What every stage gives, or None where some partial sum exceeds the limit."""
     values: Values = {}
     for stage in case.stages:
-        fed = [values.get(name, tensors.get(name)) for name in stage.reads]
-        oracle = oracle_of(stage.step)
-        roundings = oracle.roundings(stage.step, *fed)  # type: ignore[arg-type]
+        roundings = oracle_of(stage.step).roundings(stage.step, *_fed(stage, tensors, values))
         if roundings is not None and roundings.magnitude.max(initial=0.0) > limit:
             return None
-        values |= zip(stage.gives, oracle.exact(stage.step, *fed), strict=True)  # type: ignore[arg-type]
+        values = walk((stage,), tensors, values)
     return values
 
 
 def _draw_rounding(case: Chain, format: Format, seed: int) -> tuple[dict[str, np.ndarray], Values]:
     for turn in range(LIVE_ATTEMPTS):
         tensors = _draw(case, generator(case.id, f"rounding {turn}", seed), format, _normal_numbers)
-        values = walk(case, tensors)
+        values = walk(case.stages, tensors)
         if _alive(case, values):
             break
     return tensors, values

@@ -68,8 +68,8 @@ def usage(
             limit = arithmetic.bound(n, a, size)
             if oracle_unit:
                 limit = limit + gamma(n, oracle_unit) * a
-            used = _ratio(error, limit)
-            unit = _ratio(error, arithmetic.scale(n, a, size))
+            used = ratio(error, limit)
+            unit = ratio(error, arithmetic.scale(n, a, size))
         if (block_top := float(used.max(initial=0.0))) > top:
             top, worst = block_top, first * columns + int(used.argmax()) if used.size else 0
         largest = max(largest, float(error.max(initial=0.0)))
@@ -79,8 +79,8 @@ def usage(
     return Usage(max(top, 0.0), rms, largest, worst)
 
 
-def _ratio(error: np.ndarray, limit: np.ndarray) -> np.ndarray:
+def ratio(error: np.ndarray, limit: np.ndarray) -> np.ndarray:
     """``error / limit``, where 0 / 0 is 0: a bound of 0 demands exactly 0."""
-    ratio: np.ndarray = np.divide(error, limit, out=np.where(error > 0, np.inf, 0.0), where=limit > 0)
-    ratio[np.isinf(error)] = np.inf
-    return ratio
+    quotient: np.ndarray = np.divide(error, limit, out=np.where(error > 0, np.inf, 0.0), where=limit > 0)
+    quotient[np.isinf(error)] = np.inf
+    return quotient

@@ -26,15 +26,10 @@ class Linear:
         """The result without bias, in float64; exact if no sum needs more than 53 bits."""
         return self.function(case.axes, x, weight, case.groups, absolute=absolute)
 
-    def roughly(self, case: Convolution, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    def roughly(self, case: Convolution, x: np.ndarray, weight: np.ndarray, *, absolute: bool = False) -> np.ndarray:
         """The result without bias, computed in float32: good enough for what is small beside something else."""
-        return self.function(case.axes, x, weight, case.groups, dtype=np.float32).astype(np.float64)
-
-    def row_sums(self, case: Convolution, weight: np.ndarray) -> np.ndarray:
-        """For each channel of the result the sum of all ``|w|`` that may reach one of its elements."""
-        sizes = np.abs(weight.astype(np.float64)).reshape(case.groups, -1, *weight.shape[1:2], math.prod(case.kernel))
-        sums: np.ndarray = sizes.sum(axis=(1, 3) if case.transposed else (2, 3))
-        return sums.reshape(-1, *[1] * case.rank)
+        rough = self.function(case.axes, x, weight, case.groups, absolute=absolute, dtype=np.float32)
+        return rough.astype(np.float64)
 
     def output(self, case: Convolution, tensors: Tensors) -> np.ndarray:
         """The result, bias included; float64, ``(N, channels, *spatial)``."""

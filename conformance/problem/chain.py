@@ -52,4 +52,4 @@ def pose_chain(case: Chain, data: str, seed: int = 0) -> ChainProblem:
     if case.vectors is None:
         raise ValueError(f"{case.id} brings no numbers along")
     tensors = {n: t.astype(np.int64) if is_index(n) else t for n, t in case.vectors.tensors.items()}
-    return ChainProblem(case, data, tensors, walk(case, tensors))
+    return ChainProblem(case, data, tensors, walk(case.stages, tensors))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,11 @@ import numpy as np
 from conformance.dtypes import FORMATS
 from conformance.errors import OracleRounded
 from conformance.oracle import pooling
-from conformance.oracle.chains import draw_chain
+from conformance.oracle.chains import draw_chain, walk
 from conformance.oracle.draws import generator
 from conformance.oracle.operators import OPERATORS
-from conformance.problem.base import Part, Problem
-from conformance.spec import AdaptiveDeconv, Case, Convolution, Deconvnet, MaxPool, MaxUnpool
+from conformance.problem.base import Part, Problem, Tensors
+from conformance.spec import AdaptiveDeconv, Case, Chain, Convolution, Deconvnet, MaxPool, MaxUnpool
 from conformance.spec.deconvnet import transposed, unpooling
 
 Outputs = Sequence[Mapping[str, np.ndarray]]
@@ -43,6 +44,18 @@ class PropertyProblem(Problem):
     @property
     def parts(self) -> tuple[Part, ...]:
         return self.runs
+
+    @cached_property
+    def vanishes(self) -> bool:
+        """Whether nothing but zeros is right, as where no kernel reaches what is asked for."""
+        return not any(_exact(case, tensors).any() for case, tensors in self.runs)
+
+
+def _exact(case: Case, tensors: Tensors) -> np.ndarray:
+    if isinstance(case, Convolution):
+        return OPERATORS[case.op].output(case, tensors)
+    assert isinstance(case, Chain)
+    return walk(case.stages, tensors)["output"]
 
 
 def pose_property(case: Case, data: str, seed: int = 0) -> PropertyProblem:

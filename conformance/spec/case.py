@@ -74,8 +74,39 @@ class Case:
         raise NotImplementedError
 
 
+class OnAxes:
+    """Sizes of a case that joins a large side with a small one, read from its axes."""
+
+    __slots__ = ()
+    axes: tuple[Axis, ...]
+
+    @property
+    def rank(self) -> int:
+        return len(self.axes)
+
+    @property
+    def large(self) -> Shape:
+        return tuple(a.large for a in self.axes)
+
+    @property
+    def small(self) -> Shape:
+        return tuple(a.small for a in self.axes)
+
+    @property
+    def kernel(self) -> Shape:
+        return tuple(a.kernel for a in self.axes)
+
+    @property
+    def stride(self) -> Shape:
+        return tuple(a.stride for a in self.axes)
+
+    @property
+    def dilation(self) -> Shape:
+        return tuple(a.dilation for a in self.axes)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Convolution(Case):
+class Convolution(OnAxes, Case):
     """``conv``, ``conv_transpose`` or ``conv_input_gradient``.
 
     ``in_channels`` and ``out_channels`` belong to the op, or for ``conv_input_gradient`` to the convolution whose
@@ -101,33 +132,9 @@ class Convolution(Case):
     readings: tuple[tuple[str, tuple[Axis, ...]], ...] = ()
 
     @property
-    def rank(self) -> int:
-        return len(self.axes)
-
-    @property
     def transposed(self) -> bool:
         """Whether the op applies C.T rather than C."""
         return self.op != "conv"
-
-    @property
-    def large(self) -> Shape:
-        return tuple(a.large for a in self.axes)
-
-    @property
-    def small(self) -> Shape:
-        return tuple(a.small for a in self.axes)
-
-    @property
-    def kernel(self) -> Shape:
-        return tuple(a.kernel for a in self.axes)
-
-    @property
-    def stride(self) -> Shape:
-        return tuple(a.stride for a in self.axes)
-
-    @property
-    def dilation(self) -> Shape:
-        return tuple(a.dilation for a in self.axes)
 
     @property
     def crop(self) -> tuple[Pair, ...]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from conformance.arithmetic import Axis
 from conformance.arithmetic import spellings as spell
 from conformance.arithmetic.axis import extent
-from conformance.spec.case import Shape
+from conformance.spec.case import OnAxes, Shape
 from conformance.spec.fields import (
     Boolean,
     Entry,
@@ -28,36 +28,12 @@ Pads = tuple[spell.Pair, ...] | spell.Mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pooling(Chain):
+class Pooling(OnAxes, Chain):
     """What pooling and unpooling share: windows that join a large side with a small one."""
 
     channels: int = 1
     axes: tuple[Axis, ...]
     padding: Pads
-
-    @property
-    def rank(self) -> int:
-        return len(self.axes)
-
-    @property
-    def large(self) -> Shape:
-        return tuple(a.large for a in self.axes)
-
-    @property
-    def small(self) -> Shape:
-        return tuple(a.small for a in self.axes)
-
-    @property
-    def kernel(self) -> Shape:
-        return tuple(a.kernel for a in self.axes)
-
-    @property
-    def stride(self) -> Shape:
-        return tuple(a.stride for a in self.axes)
-
-    @property
-    def dilation(self) -> Shape:
-        return tuple(a.dilation for a in self.axes)
 
     @property
     def large_shape(self) -> Shape:

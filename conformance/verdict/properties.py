@@ -18,6 +18,8 @@ def judge_property(problem: PropertyProblem, outcomes: Sequence[Outcome]) -> Jud
         if wrong is not None:
             return wrong
     left, right = problem.sides([outcome.tensors for outcome in outcomes])
+    if not any(outcome.tensors["output"].astype(np.float64).any() for outcome in outcomes) and not problem.vanishes:
+        return Judgement("deviates", diagnosis="nothing but zeros came back, of which every such equation holds")
     finite = all(bool(np.isfinite(side.astype(np.float64)).all()) for side in (left, right))
     if finite and np.array_equal(left, right):
         return Judgement("exact", max_abs_error=0.0)

@@ -16,7 +16,7 @@ import numpy as np
 from conformance.dtypes import round_once
 from conformance.oracle import pooling
 from conformance.oracle.bounds import ARITHMETICS, COARSER_SUMS, Arithmetic
-from conformance.oracle.gates import SMALL_SAMPLE
+from conformance.oracle.gates import SMALL_SAMPLE, ratio
 from conformance.oracle.steps import Roundings, isolated, oracle_of
 from conformance.problem import ChainProblem
 from conformance.spec import Convolution, Deconvnet, Isolate, MaxPool, MaxUnpool, Rectify, ResponseNorm, Stage, is_index
@@ -203,8 +203,8 @@ class _Whole:
             message = worst(got, exact, int(wrong.argmax()))
             return Judgement("deviates", "", float(wrong.max()), math.inf, math.inf, message=message)
         zero = np.zeros(exact.shape)
-        used = _ratio(wrong, self.errors.get("output", zero))
-        typical = _ratio(wrong, np.sqrt(self.variances.get("output", zero)))
+        used = ratio(wrong, self.errors.get("output", zero))
+        typical = ratio(wrong, np.sqrt(self.variances.get("output", zero)))
         bound = float(used.max(initial=0.0))
         rms = math.sqrt(float(np.mean(np.square(typical))) / (1 + SMALL_SAMPLE / typical.size)) if typical.size else 0.0
         largest = float(wrong.max(initial=0.0))
@@ -242,9 +242,3 @@ def _finite(error: np.ndarray) -> np.ndarray:
     """Bounds that are infinite, because nothing can be promised, as numbers that can be computed with."""
     bounded: np.ndarray = np.minimum(np.nan_to_num(error, nan=HUGE, posinf=HUGE), HUGE)
     return bounded
-
-
-def _ratio(error: np.ndarray, limit: np.ndarray) -> np.ndarray:
-    """``error / limit``, where 0 / 0 is 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(error == 0, 0.0, np.where(limit > 0, error / limit, math.inf))
