@@ -7,18 +7,17 @@ from typing import Any, cast
 
 import numpy as np
 
-from conformance.spec import Case, Chain, Convolution
+from conformance.spec import Case
 from conformance.targets.base import Tensors, Unsupported
-from conformance.targets.chain import ChainTarget
-from conformance.targets.onnx_chain import OnnxSteps
-from conformance.targets.onnx_graph import NEWEST_OPSET, one_node_model
+from conformance.targets.onnx_graph import NEWEST_OPSET
+from conformance.targets.onnx_target import OnnxTarget, Run
 from conformance.targets.reasons import refusals
 
 LIMIT = 2_000_000
 """Products that a case may have: 2 to 3 microseconds each at worst, in a ConvTranspose of one input channel."""
 
 
-class OnnxReference(ChainTarget):
+class OnnxReference(OnnxTarget):
     """``onnx.reference.ReferenceEvaluator``."""
 
     name = "onnx-reference@cpu"
@@ -34,23 +33,21 @@ class OnnxReference(ChainTarget):
     def environment(self) -> dict[str, str]:
         return {"onnx": self._onnx.__version__, "numpy": np.__version__, "opset": str(self.opset)}
 
-    def conv(self, case: Convolution, tensors: Tensors) -> np.ndarray:
-        _check_size(case)
-        weights = {name: array for name, array in tensors.items() if name != "input"}
-        return self._evaluate(one_node_model(case, weights, self.opset), {"input": tensors["input"]})[0]
+    def run(self, case: Case, tensors: Tensors) -> Tensors:
+        check_size(case)
+        return super().run(case, tensors)
 
-    conv_transpose = conv
-
-    def steps(self, case: Chain) -> OnnxSteps:
-        _check_size(case)
-        return OnnxSteps(case, self.opset, self._evaluate)
-
-    def _evaluate(self, model: Any, feeds: Tensors) -> Sequence[np.ndarray]:
+    def prepare(self, model: bytes) -> Run:
         evaluator = self._onnx.reference.ReferenceEvaluator(model)
-        with refusals("onnx's reference evaluator"):
-            return cast(Sequence[np.ndarray], evaluator.run(None, dict(feeds)))
+
+        def run(feeds: Tensors) -> Sequence[np.ndarray]:
+            with refusals("onnx's reference evaluator"):
+                return cast(Sequence[np.ndarray], evaluator.run(None, dict(feeds)))
+
+        return run
 
 
-def _check_size(case: Case) -> None:
+def check_size(case: Case) -> None:
+    """Raise Unsupported for a case that pure Python would take minutes for."""
     if case.products > LIMIT:
         raise Unsupported(f"pure-Python evaluator: {case.products:,} products, more than {LIMIT:,}")

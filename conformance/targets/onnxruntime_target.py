@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,13 +11,17 @@ import numpy as np
 from conformance.arithmetic import Axis
 from conformance.spec import Case, Chain, Convolution, Stage
 from conformance.targets.base import Tensors
-from conformance.targets.chain import ChainTarget
-from conformance.targets.onnx_chain import OnnxSteps
 from conformance.targets.onnx_graph import NEWEST_OPSET, OLDEST_OPSET, one_node_model
+from conformance.targets.onnx_target import OnnxTarget, Run
 from conformance.targets.reasons import refusals
 
 CPU = "CPUExecutionProvider"
-_LARGEST_CONSTANTS = 2**30  # bytes; a serialized model ends at 2 GiB
+_LEVELS = {
+    "off": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
 _PROBE = Convolution(id="probe/opset", op="conv_transpose", axes=(Axis(large=2, small=2, kernel=1),), padding=((0, 0),))
 
 
@@ -32,21 +36,28 @@ class _OneStage(Chain):
         return (self.stage,)
 
 
-class OnnxRuntime(ChainTarget):
+class OnnxRuntime(OnnxTarget):
     """``onnxruntime.InferenceSession`` with one execution provider and otherwise its default settings.
 
+    ``optimization`` is how far it rewrites graphs: ``off``, ``basic``, ``extended``, or ``all``, which is its default.
     ``opset`` defaults to the newest in which onnxruntime runs a ConvTranspose, at most the newest that changed it.
     Releases that have that operator of an opset have its MaxPool and MaxUnpool too (1.20 to 1.31).
     """
 
-    def __init__(self, threads: int = 1, provider: str = CPU, opset: int | None = None) -> None:
+    largest_constants = 2**30  # bytes; a serialized model ends at 2 GiB
+
+    def __init__(
+        self, threads: int = 1, provider: str = CPU, opset: int | None = None, optimization: str = "all"
+    ) -> None:
         super().__init__(threads)
         import onnx
         import onnxruntime
 
         self._onnx, self._runtime = onnx, onnxruntime
         self.provider = provider
-        self.name = f"onnxruntime@{provider.removesuffix('ExecutionProvider').lower()}"
+        self.optimization = optimization
+        runtime = "onnxruntime" if optimization == "all" else f"onnxruntime-{optimization}"
+        self.name = f"{runtime}@{provider.removesuffix('ExecutionProvider').lower()}"
         self.opset = opset or self._newest_opset()
 
     def environment(self) -> dict[str, str]:
@@ -60,46 +71,38 @@ class OnnxRuntime(ChainTarget):
             "graph optimization level": self._options().graph_optimization_level.name,
         }
 
-    def conv(self, case: Convolution, tensors: Tensors) -> np.ndarray:
-        weights = {name: array for name, array in tensors.items() if name != "input"}
-        constants = weights if sum(w.nbytes for w in weights.values()) <= _LARGEST_CONSTANTS else {}
-        model = one_node_model(case, constants, self.opset)
-        feeds = {name: array for name, array in tensors.items() if name not in constants}
-        with refusals(f"onnxruntime in {case.dtype}"):
-            return cast(np.ndarray, self._session(model).run(["output"], feeds)[0])
-
-    conv_transpose = conv
-
     def run(self, case: Case, tensors: Tensors) -> Tensors:
         """In float16 every stage is a model of its own.
 
         onnxruntime's processor provider runs a whole float16 graph in float32 and rounds only what it returns, so that
         in one model a stage would not get what the stage before it returned.
         """
-        if not (isinstance(case, Chain) and case.dtype == "float16" and self.provider == CPU):
-            return super().run(case, tensors)
-        values = dict(tensors)
-        for stage in case.stages:
-            alone = _OneStage(id=case.id, op=case.op, dtype=case.dtype, stage=stage)
-            values |= super().run(alone, {name: values[name] for name in stage.reads})
-        return {name: values[name] for stage in case.stages for name in stage.gives}
+        with refusals(f"onnxruntime in {case.dtype}"):
+            if not (isinstance(case, Chain) and case.dtype == "float16" and self.provider == CPU):
+                return super().run(case, tensors)
+            values = dict(tensors)
+            for stage in case.stages:
+                alone = _OneStage(id=case.id, op=case.op, dtype=case.dtype, stage=stage)
+                values |= super().run(alone, {name: values[name] for name in stage.reads})
+            return {name: values[name] for stage in case.stages for name in stage.gives}
 
-    def steps(self, case: Chain) -> OnnxSteps:
-        def run(model: Any, feeds: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
-            with refusals(f"onnxruntime in {case.dtype}"):
-                return cast(Sequence[np.ndarray], self._session(model).run(None, feeds))
+    def run_model(self, model: bytes, feeds: Tensors) -> Sequence[np.ndarray]:
+        with refusals("onnxruntime"):
+            return super().run_model(model, feeds)
 
-        return OnnxSteps(case, self.opset, run, _LARGEST_CONSTANTS)
+    def prepare(self, model: bytes) -> Run:
+        session = self._session(model)
+        return lambda feeds: cast(Sequence[np.ndarray], session.run(None, dict(feeds)))
 
-    def _session(self, model: Any) -> Any:
-        session = self._runtime.InferenceSession
-        return session(model.SerializeToString(), self._options(), providers=[self.provider])
+    def _session(self, model: bytes) -> Any:
+        return self._runtime.InferenceSession(model, self._options(), providers=[self.provider])
 
     def _options(self) -> Any:
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # fatal; errors come as exceptions
+        options.graph_optimization_level = getattr(self._runtime.GraphOptimizationLevel, _LEVELS[self.optimization])
         if self.provider != CPU:  # what the provider cannot run must not run elsewhere unnoticed
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         return options
@@ -109,7 +112,7 @@ class OnnxRuntime(ChainTarget):
         weight = {"weight": np.zeros(_PROBE.weight_shape, np.float32)}
         for opset in range(min(NEWEST_OPSET, self._onnx.defs.onnx_opset_version()), OLDEST_OPSET, -1):
             try:
-                self._session(one_node_model(_PROBE, weight, opset))
+                self._session(one_node_model(_PROBE, weight, opset).SerializeToString())
             except Exception:
                 continue
             return opset
