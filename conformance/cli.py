@@ -111,6 +111,13 @@ def _leave_cores_to_targets() -> None:
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the run file here.")
 @click.option("--resume", type=click.Path(path_type=Path, dir_okay=False), help="Go on with this run file.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the run as JSON too.")
+@click.option(
+    "--repeat",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    help="Run everything so many times, and compare the bits.",
+)
 @click.option("--failures", type=click.IntRange(min=0), default=40, show_default=True, help="Kinds of failure to list.")
 def run(suites: tuple[str, ...], **options: Any) -> int:
     """Run suites on targets and judge every result."""

@@ -42,6 +42,7 @@ def run_command(
     resume: Path | None,
     json_path: Path | None,
     failures: int,
+    repeat: int,
 ) -> int:
     """``conformance run``."""
     specs = find_targets(targets)
@@ -52,11 +53,12 @@ def run_command(
     if json_path is not None:
         _check_writable(json_path)
     options = {"profile": profile, "suites": list(suites), "threads": threads, "timeout": timeout, "jobs": jobs}
+    options |= {"repeat": repeat} if repeat > 1 else {}
     with _open_run(out, resume) as store:
         _note_environment(store, engine.environment(specs, **options))
         try:
             with LocalExecutor(specs, jobs=jobs, threads=threads, timeout=timeout) as executor:
-                _run_all(cases, specs, executor, data, store)
+                _run_all(cases, specs, executor, data, store, repeat)
         except KeyboardInterrupt:
             click.echo(f"go on with: conformance run --resume {store.path}", err=True)
             raise
@@ -76,13 +78,15 @@ def _run_all(
     executor: LocalExecutor,
     data: Sequence[str],
     store: RunFile,
+    repeat: int,
 ) -> None:
     done = {(record.digest, record.target, record.data) for record in store.records()}
     total = engine.count(cases, specs, data)
     began = time.monotonic()
     try:
         with _Bar(total, len(done), executor) as bar:
-            for record in engine.run(cases, specs, executor, data=data, done=done, waiting=bar.refresh):
+            stream = engine.run(cases, specs, executor, data=data, repeat=repeat, done=done, waiting=bar.refresh)
+            for record in stream:
                 store.append(record)
                 bar.add(kind_of(record))
     finally:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,8 @@ from conformance.execution.registry import RESERVED as ORACLE
 from conformance.outcome import Outcome
 from conformance.problem import Problem, pose
 from conformance.runs import Record
-from conformance.spec import Case
-from conformance.verdict import Judgement, judge_parts, judge_published
+from conformance.spec import Case, case_digest
+from conformance.verdict import Judgement, judge_published, judge_repeated
 
 MAX_PROBLEMS = 64
 MAX_BYTES = 400 * 2**20
@@ -32,12 +31,14 @@ Keys = Collection[tuple[str, str, str]]
 class _Posed:
     """A problem under way: its targets have not all answered.
 
-    ``parcels`` hold the tensors of its parts, ``outcomes`` what each target has made of them so far, by part.
+    ``parcels`` hold the tensors of its parts, ``outcomes`` what each target has made of them so far, by number: all
+    parts of the first run, then those of the next.
     """
 
     problem: Problem
     parcels: tuple[Parcel, ...]
     digest: str
+    repeat: int = 1
     open: int = 0
     outcomes: dict[str, dict[int, Outcome]] = field(default_factory=dict)
 
@@ -73,6 +74,7 @@ def run(
     *,
     data: Collection[str] = (),
     seed: int = 0,
+    repeat: int = 1,
     done: Keys = (),
     waiting: Callable[[], None] = lambda: None,
 ) -> Iterator[Record]:
@@ -80,7 +82,8 @@ def run(
 
     ``data`` limits the kinds of data (all that a case asks for, if empty); ``done`` are verdicts that are there
     already, as keys of `Record` with the case's digest in place of its id (see `case_digest`).  ``waiting`` is called
-    about once a second while nothing comes.  A case that publishes its result is also judged on the oracle, under the
+    about once a second while nothing comes.  ``repeat`` runs every problem so many times, to see whether the results
+    are the same.  A case that publishes its result is also judged on the oracle, under the
     target name ``oracle``.
     """
     stream = _Stream(descriptions=executor.descriptions)
@@ -98,7 +101,7 @@ def run(
             problem = pose(case, kind, seed)
             if judge_oracle:
                 yield _record(problem, ORACLE, judge_published(problem), 0.0, digest)
-            posed = _Posed(problem, tuple(Parcel(tensors) for _, tensors in problem.parts), digest)
+            posed = _Posed(problem, tuple(Parcel(tensors) for _, tensors in problem.parts), digest, repeat)
             _submit(posed, open_targets, executor, stream)
             yield from _collect(executor, stream, 0.0)
         while stream.posed:
@@ -140,18 +143,6 @@ def count(cases: Iterable[Case], targets: Sequence[TargetSpec], data: Collection
     return sum(sum(_concerns(spec, case) for spec in targets) + _publishes(case) for case, _ in _wanted(cases, data))
 
 
-def case_digest(case: Case) -> str:
-    """Identifies what a case says, whatever file and line it stands in."""
-    ignored = ("location", "notes", "source", "tags", "vectors", "data")
-    said = {name: getattr(case, name) for name in _field_names(type(case)) if name not in ignored}
-    digest = hashlib.blake2b(repr(sorted(said.items())).encode(), digest_size=12)
-    if case.vectors is not None:
-        for _, tensor in sorted((case.vectors.tensors | case.vectors.expected).items()):  # type: ignore[operator]
-            digest.update(np.ascontiguousarray(tensor).view(np.uint8).data)
-        digest.update(repr(case.vectors.decimals).encode())
-    return digest.hexdigest()
-
-
 def environment(targets: Sequence[TargetSpec], **options: Any) -> dict[str, Any]:
     """What a run is made with, as far as the parent knows; targets describe themselves when they have started."""
     versions = {name: version for spec in targets for name, version in spec.versions.items()}
@@ -189,9 +180,10 @@ def _submit(posed: _Posed, names: Sequence[str], executor: LocalExecutor, stream
     posed.open = len(names)
     posed.outcomes = {name: {} for name in names}
     stream.add(posed)
-    for part, ((case, _), parcel) in enumerate(zip(posed.problem.parts, posed.parcels, strict=True)):
+    parts = list(zip(posed.problem.parts, posed.parcels, strict=True)) * posed.repeat
+    for number, ((case, _), parcel) in enumerate(parts):
         for name in names:
-            executor.submit(Task(name, _bare(case), parcel.payload, (posed, part)))
+            executor.submit(Task(name, _bare(case), parcel.payload, (posed, number)))
     if not names:
         stream.close(posed)
 
@@ -205,10 +197,10 @@ def _collect(
         waiting()
     for task, outcome in answers:
         assert isinstance(task.tag, tuple)
-        posed, part = task.tag
+        posed, number = task.tag
         outcomes = posed.outcomes[task.target]
-        outcomes[part] = outcome
-        if len(outcomes) < len(posed.parcels):
+        outcomes[number] = outcome
+        if len(outcomes) < len(posed.parcels) * posed.repeat:
             continue
         yield _judged(posed, task.target, [outcomes[n] for n in range(len(outcomes))], stream)
         del posed.outcomes[task.target]
@@ -219,8 +211,10 @@ def _collect(
 
 def _judged(posed: _Posed, target: str, outcomes: Sequence[Outcome], stream: _Stream) -> Record:
     promised = stream.descriptions.get(target, {}).get("arithmetic", "native")
-    judgement = judge_parts(posed.problem, outcomes, promised)
-    seconds = sum(outcome.seconds for outcome in outcomes)
+    parts = len(posed.parcels)
+    runs = [outcomes[n : n + parts] for n in range(0, len(outcomes), parts)]
+    judgement = judge_repeated(posed.problem, runs, promised)
+    seconds = sum(outcome.seconds for outcome in outcomes) / posed.repeat
     return _record(posed.problem, target, judgement, seconds, posed.digest)
 
 
@@ -240,7 +234,3 @@ def _record(problem: Problem, target: str, judgement: Judgement, seconds: float,
         seconds=seconds,
         digest=digest,
     )
-
-
-def _field_names(cls: type[Any]) -> list[str]:
-    return [f.name for f in fields(cls)]

@@ -13,9 +13,13 @@ Kind = Literal["returned", "unsupported", "error", "crash", "timeout"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Tensors, or why there are none.  ``seconds`` is the time that the target itself took."""
+    """Tensors, or why there are none.  ``seconds`` is the time that the target itself took.
+
+    ``faults`` say what is wrong beside the tensors, such as a model file that is not valid.
+    """
 
     kind: Kind
     tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
     message: str = ""
     seconds: float = 0.0
+    faults: tuple[str, ...] = ()

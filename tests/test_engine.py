@@ -18,7 +18,7 @@ from conformance.execution import LocalExecutor, TargetSpec, Task
 from conformance.outcome import Outcome
 from conformance.problem import pose
 from conformance.runs import Record
-from conformance.spec import EDGE_KINDS, Convolution, load_cases
+from conformance.spec import EDGE_KINDS, Convolution, case_digest, load_cases
 
 PLANTED = str(Path(__file__).with_name("planted.py"))
 
@@ -330,8 +330,8 @@ def test_a_promise_that_means_nothing_is_an_error(tmp_path: Path, promise: str) 
 def test_a_case_is_known_by_what_it_says_not_by_where_it_stands(tmp_path: Path) -> None:
     (case, *others) = load(tmp_path, SUITE)
     same = replace(case, location="elsewhere.yaml:99", notes="new", source="new", tags=("new",), data=("rounding",))
-    assert engine.case_digest(same) == engine.case_digest(case)
-    digests = {engine.case_digest(c) for c in (case, *others)}
+    assert case_digest(same) == case_digest(case)
+    digests = {case_digest(c) for c in (case, *others)}
     for change in (
         {"id": "engine/other"},
         {"op": "conv_input_gradient"},
@@ -342,13 +342,13 @@ def test_a_case_is_known_by_what_it_says_not_by_where_it_stands(tmp_path: Path) 
         {"padding": "same"},
         {"axes": (case.axes[0], replace(case.axes[1], begin=1))},
     ):
-        digests.add(engine.case_digest(replace(case, **change)))  # type: ignore[arg-type]
+        digests.add(case_digest(replace(case, **change)))  # type: ignore[arg-type]
     assert len(digests) == len(others) + 1 + 8
 
 
 def test_published_numbers_are_part_of_what_a_case_says(tmp_path: Path) -> None:
     right, *_ = load(tmp_path, PUBLISHED)
-    digests = {engine.case_digest(right)}
+    digests = {case_digest(right)}
     for old, new in (("[[[1, 2]]]", "[[[1, 3]]]"), ("[[[3, 4]]]", "[[[4, 3]]]"), ("[3, 10, 8]", "[3, 8, 10]")):
-        digests.add(engine.case_digest(load(tmp_path, PUBLISHED.replace(old, new))[0]))
+        digests.add(case_digest(load(tmp_path, PUBLISHED.replace(old, new))[0]))
     assert len(digests) == 4

@@ -615,6 +615,7 @@ def test_weights_beyond_the_room_are_fed() -> None:
 
 
 def test_large_weights_are_fed_to_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    target("onnxruntime")  # which loads a model to see what it can do
     fed: list[list[str]] = []
     onnx = pytest.importorskip("onnx")
     session = OnnxRuntime._session

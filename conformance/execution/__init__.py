@@ -2,10 +2,11 @@
 
 ``registry``  names and what each target needs      ``worker``    what a worker process does
 ``pool``      worker processes on this machine      ``channel``   messages between them and the parent
-``transfer``  tensors on their way to a worker
+``transfer``  tensors on their way to a worker      ``exporting`` exporters, and runtimes of what they make
 """
 
-from conformance.execution.pool import LocalExecutor, Task
+from conformance.execution.exporting import LocalExecutor
+from conformance.execution.pool import Task
 from conformance.execution.registry import TargetSpec, find_targets, known_targets
 from conformance.execution.transfer import Parcel
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import Self
 
 from conformance.execution import worker
 from conformance.execution.channel import Channel, pack
@@ -43,12 +44,16 @@ LOG_BYTES = 2000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """One case to be run on one target; ``tag`` is the caller's own."""
+    """One case to be run on one target; ``tag`` is the caller's own.
+
+    ``model`` is the key of an exported file that the target is to run the case with.
+    """
 
     target: str
     case: Case
     payload: Payload
     tag: object
+    model: str = ""
 
 
 Answer = tuple[Task, Outcome]
@@ -73,16 +78,18 @@ class _Worker:
 
 @dataclass(eq=False)
 class _Group:
-    """The targets of one framework and their workers."""
+    """The targets of one framework and their workers, as many as ``wanted``; a ``lazy`` one starts with its work."""
 
     specs: list[TargetSpec]
+    lazy: bool = False
+    wanted: int = 1
     waiting: deque[Packed] = field(default_factory=deque)
     workers: list[_Worker] = field(default_factory=list)
     failed_starts: int = 0
     broken: Outcome | None = None
 
 
-class LocalExecutor:
+class Pool:
     """Runs tasks in worker processes on this machine.
 
     ``jobs`` is the number of workers to aim for; every framework has at least one.  ``threads`` is how many threads a
@@ -97,20 +104,23 @@ class LocalExecutor:
         resource_tracker.ensure_running()  # starting it with the first worker would let Ctrl-C through to that one
         self._folder = tempfile.mkdtemp(prefix="conformance-")
         self._selector = selectors.DefaultSelector()
+        self._known: list[Answer] = []
         self._groups: dict[str, _Group] = {}
         for spec in specs:
-            self._groups.setdefault(spec.framework, _Group([])).specs.append(spec)
+            group = self._groups.setdefault(spec.framework, _Group([], lazy=spec.lazy))
+            group.specs.append(spec)
         self._group_of = {spec.name: group for group in self._groups.values() for spec in group.specs}
-        each = max(jobs // max(len(self._groups), 1), 1)
         try:
             for group in self._groups.values():
-                for _ in range(each):
-                    self._start(group)
+                alike = sum(other.lazy == group.lazy for other in self._groups.values())
+                group.wanted = max(jobs // alike, 1)
+                if not group.lazy:
+                    self._start_all(group)
         except BaseException:
             self.close()
             raise
 
-    def __enter__(self) -> LocalExecutor:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,18 +142,29 @@ class LocalExecutor:
     @property
     def starting(self) -> list[str]:
         """Frameworks none of whose workers has answered yet."""
-        return [name for name, g in self._groups.items() if not g.broken and not any(w.ready for w in g.workers)]
+        begun = {name: g for name, g in self._groups.items() if g.workers and not g.broken}
+        return [name for name, g in begun.items() if not any(w.ready for w in g.workers)]
 
     def submit(self, task: Task) -> None:
         """Queue a task; `poll` returns its outcome later."""
         group = self._group_of[task.target]
-        group.waiting.append((task, pack((task.target, task.case, task.payload))))
+        group.waiting.append((task, pack((task.target, task.case, task.payload, task.model))))
+        if not group.workers and not group.broken:
+            self._start_all(group)
         self._feed(group)
+
+    def answer_later(self, task: Task, outcome: Outcome) -> None:
+        """Let the next `poll` return an outcome that is known without any work."""
+        self._known.append((task, outcome))
+
+    def describe(self, name: str, said: dict[str, str]) -> dict[str, str]:  # noqa: ARG002
+        """What is kept of what a target says of itself."""
+        return said
 
     def poll(self, timeout: float) -> list[Answer]:
         """Outcomes that have come, waiting at most ``timeout`` seconds for the first."""
-        answers: list[Answer] = []
-        for key, events in self._selector.select(timeout):
+        answers, self._known = self._known, []
+        for key, events in self._selector.select(0.0 if answers else timeout):
             group, w = key.data
             if events & selectors.EVENT_WRITE:
                 w.channel.flush()
@@ -157,6 +178,10 @@ class LocalExecutor:
             for w in group.workers:
                 self._watch(group, w)
         return answers
+
+    def _start_all(self, group: _Group) -> None:
+        for _ in range(group.wanted):
+            self._start(group)
 
     def _start(self, group: _Group) -> None:
         ours, theirs = socket.socketpair()
@@ -206,7 +231,7 @@ class LocalExecutor:
     def _welcome(self, group: _Group, w: _Worker, descriptions: dict[str, dict[str, str]]) -> None:
         w.ready = True
         group.failed_starts = 0
-        self.descriptions.update(descriptions)
+        self.descriptions.update({name: self.describe(name, said) for name, said in descriptions.items()})
 
     def _check_deadline(self, group: _Group, w: _Worker) -> Sequence[Answer]:
         elapsed = time.monotonic() - w.since

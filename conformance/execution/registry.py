@@ -6,8 +6,9 @@ import functools
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from conformance.errors import UnknownTarget
 
@@ -22,7 +23,8 @@ class TargetSpec:
 
     ``source`` is ``module:attribute``, or the path of a Python file that defines ``target``.  Targets with the same
     ``framework`` share a worker process.  ``requires`` are the packages that it imports.  A target that names its
-    ``ops`` is spared all others; without them it is asked, and says what it does not support.
+    ``ops`` is spared all others; without them it is asked, and says what it does not support.  One that is there
+    ``on_request`` runs only when it is named.  With an ``exporter`` the runtime is fed the files that this makes.
     """
 
     name: str
@@ -31,6 +33,13 @@ class TargetSpec:
     requires: tuple[str, ...] = ()
     options: tuple[tuple[str, str], ...] = field(default=())
     ops: tuple[str, ...] = ()
+    on_request: bool = False
+    exporter: ExporterSpec | None = None
+
+    @property
+    def lazy(self) -> bool:
+        """Whether its worker starts only when there is work for it."""
+        return False
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -45,6 +54,17 @@ class TargetSpec:
     def install(self) -> str:
         """The command that installs what is missing."""
         return f"pip install {' '.join(self.requires)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ExporterSpec(TargetSpec):
+    """How to make an exporter in a worker.  ``arithmetic`` is what its graphs promise on an honest runtime."""
+
+    arithmetic: str = "native"
+
+    @property
+    def lazy(self) -> bool:
+        return True
 
 
 _TORCH = "conformance.targets.torch_targets"
@@ -84,8 +104,25 @@ BUILT_IN = (
         "conformance.targets.onnxruntime_target:OnnxRuntime",
         ("onnxruntime", "onnx"),
     ),
+    *(
+        TargetSpec(
+            f"onnxruntime-{level}@cpu",
+            "onnxruntime",
+            "conformance.targets.onnxruntime_target:OnnxRuntime",
+            ("onnxruntime", "onnx"),
+            (("optimization", level),),
+            on_request=True,
+        )
+        for level in ("off", "basic", "extended")
+    ),
     TargetSpec("onnx-reference@cpu", "onnx-reference", "conformance.targets.onnx_reference:OnnxReference", ("onnx",)),
 )
+
+EXPORTERS = (ExporterSpec("onnx-graph", "onnx-exporters", "exporters.onnx_graph:OnnxGraph", ("onnx",)),)
+
+_EXPORTERS = {spec.name: spec for spec in EXPORTERS}
+_EXAMPLE = "torch-dynamo:onnxruntime"
+Spec = TypeVar("Spec", bound=TargetSpec)
 
 
 def known_targets() -> dict[str, TargetSpec]:
@@ -104,7 +141,7 @@ def find_targets(names: Iterable[str]) -> list[TargetSpec]:
     known = known_targets()
     wanted = list(dict.fromkeys(names))
     if not wanted:
-        return [spec for spec in known.values() if not spec.missing]
+        return [spec for spec in known.values() if not spec.missing and not spec.on_request]
     found: dict[str, TargetSpec] = {}
     for spec in (_find(name, known) for name in wanted):
         if found.setdefault(spec.name, spec) != spec or spec.name == RESERVED:
@@ -113,17 +150,37 @@ def find_targets(names: Iterable[str]) -> list[TargetSpec]:
 
 
 def _find(name: str, known: dict[str, TargetSpec]) -> TargetSpec:
-    spec = known.get(name) or known.get(f"{name}@cpu")
-    if spec is not None:
-        if spec.missing:
-            raise UnknownTarget(f"{name}: {', '.join(spec.missing)} is not installed; {spec.install}")
-        return spec
+    exporter, colon, runtime = name.partition(":")
+    if colon and (spec := _EXPORTERS.get(exporter)) is not None:
+        return _composite(_present(spec, exporter), _find(runtime, known))
+    if (found := known.get(name) or known.get(f"{name}@cpu")) is not None:
+        return _present(found, name)
     path = Path(name)
     if path.suffix == ".py":
         if not path.is_file():
             raise UnknownTarget(f"{name}: no such file")
         return TargetSpec(path.stem, f"file:{path.resolve()}", str(path.resolve()))
-    raise UnknownTarget(f"{name}: expected one of {', '.join(known)}, or the path of a Python file with a target")
+    expected = f"one of {', '.join(known)}, an exporter and one of them ({', '.join(_EXPORTERS)}, as in {_EXAMPLE})"
+    raise UnknownTarget(f"{name}: expected {expected}, or the path of a Python file with a target")
+
+
+def _present(spec: Spec, name: str) -> Spec:
+    """The same, or UnknownTarget with the command that installs what it needs."""
+    if spec.missing:
+        raise UnknownTarget(f"{name}: {', '.join(spec.missing)} is not installed; {spec.install}")
+    return spec
+
+
+def _composite(exporter: ExporterSpec, runtime: TargetSpec) -> TargetSpec:
+    """A runtime that is fed what an exporter makes."""
+    if runtime.exporter is not None:
+        raise UnknownTarget(f"{exporter.name}:{runtime.name}: expected one exporter and a runtime")
+    return replace(
+        runtime,
+        name=f"{exporter.name}:{runtime.name}",
+        requires=tuple(dict.fromkeys((*exporter.requires, *runtime.requires))),
+        exporter=exporter,
+    )
 
 
 @functools.cache

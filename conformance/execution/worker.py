@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,16 @@ import numpy as np
 from conformance.execution import channel
 from conformance.execution.registry import TargetSpec
 from conformance.execution.transfer import Payload, unpack
-from conformance.outcome import Outcome
+from conformance.outcome import Kind, Outcome
 from conformance.spec import Case
-from conformance.targets.base import Target, Unsupported
+from conformance.targets.base import Target, Tensors, Unsupported
 from conformance.targets.reasons import quiet
+from exporters.base import LARGEST_WEIGHTS, parameters
+from exporters.cache import Cache, Entry
 
 MAX_RESULT_BYTES = 4 * 2**30
 MAX_MESSAGE = 500
+LOST = "the exported file is lost or damaged"
 PR_SET_PDEATHSIG = 1
 
 
@@ -46,11 +50,11 @@ def serve(end: socket.socket, specs: Sequence[TargetSpec], threads: int, folder:
     channel.send(end, {name: describe(target) for name, target in targets.items()})
     while True:
         try:
-            name, case, payload = channel.receive(end)
+            name, case, payload, key = channel.receive(end)
         except (EOFError, OSError):
             return
         os.ftruncate(log, 0)
-        outcome = run(targets[name], case, payload)
+        outcome = run(targets[name], case, payload, key)
         channel.send(end, outcome)
 
 
@@ -77,7 +81,7 @@ def make(spec: TargetSpec, threads: int) -> Target:
         made = found(threads=threads, **dict(spec.options))
     else:
         made = found(**dict(spec.options))
-    if not callable(getattr(made, "run", None)):
+    if not callable(getattr(made, "run", None)) and not callable(getattr(made, "export", None)):
         raise TypeError(f"expected a target with a method run, got {type(made).__name__}")
     return made  # type: ignore[no-any-return]
 
@@ -94,21 +98,61 @@ def describe(target: Target | str) -> dict[str, str]:
         return {"error": describe_error(error)}
 
 
-def run(target: Target | str, case: Case, payload: Payload) -> Outcome:
-    """Run one case on one target.  Whatever the target raises becomes an outcome."""
+def run(target: Any, case: Case, payload: Payload, key: str = "") -> Outcome:
+    """Run one case on one target.  Whatever the target raises becomes an outcome.
+
+    With a ``key``, an exporter makes and keeps the file of that key, and a runtime runs the case with it.
+    """
     if isinstance(target, str):
         return Outcome("error", message=target)
     began = time.perf_counter()
     try:
         tensors = unpack(payload)
+        if hasattr(target, "export"):
+            return export(target, case, tensors, key)
         began = time.perf_counter()
-        returned = target.run(case, tensors)
+        faults: tuple[str, ...] = ()
+        if key:
+            returned, faults = run_exported(target, tensors, key)
+        else:
+            returned = target.run(case, tensors)
         seconds = time.perf_counter() - began
-        return Outcome("returned", _arrays(returned), seconds=seconds)
+        return Outcome("returned", _arrays(returned), seconds=seconds, faults=faults)
     except Unsupported as reason:
         return Outcome("unsupported", message=_short(str(reason)), seconds=time.perf_counter() - began)
     except BaseException as error:
         return Outcome("error", message=describe_error(error), seconds=time.perf_counter() - began)
+
+
+def export(exporter: Any, case: Case, tensors: Tensors, key: str) -> Outcome:
+    """Export a case into the cache, together with what is wrong with the file, or keep why it cannot be exported."""
+    from exporters.check import checked
+
+    began = time.perf_counter()
+    try:
+        if sum(array.nbytes for array in parameters(tensors).values()) > LARGEST_WEIGHTS:
+            raise Unsupported("an ONNX file ends at 2 GiB, and more than 1 GiB of weights are not exported")
+        entry = Entry("returned", exported=checked(exporter.export(case, tensors), symbolic=exporter.symbolic))
+    except Unsupported as reason:
+        entry = Entry("unsupported", _short(str(reason)))
+    except Exception as error:
+        entry = Entry("error", describe_error(error))
+    seconds = time.perf_counter() - began
+    Cache().keep(key, replace(entry, seconds=seconds))
+    kind: Kind = entry.kind  # type: ignore[assignment]
+    return Outcome(kind, message=entry.message, seconds=seconds)
+
+
+def run_exported(target: Any, tensors: Tensors, key: str) -> tuple[Tensors, tuple[str, ...]]:
+    """What a runtime makes of an exported file, and what is wrong with the file."""
+    entry = Cache().find(key)
+    if entry is None or entry.exported is None:
+        raise LookupError(LOST)
+    if not callable(getattr(target, "run_model", None)):
+        raise Unsupported("it runs no ONNX files: it has no run_model(model, feeds)")
+    exported = entry.exported
+    values = target.run_model(exported.model, exported.feeds(tensors))
+    return exported.results(values), (*exported.faults, *exported.misinferred(values))
 
 
 def _arrays(returned: Any) -> dict[str, np.ndarray]:

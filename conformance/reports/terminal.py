@@ -22,6 +22,7 @@ STYLES = {
     "failed": "bold red",
     "known": "yellow",
     "ambiguous": "yellow",
+    "nondeterministic": "yellow",
     "unsupported": "dim",
 }
 ROWS = (
@@ -30,9 +31,10 @@ ROWS = (
     ("failed", "failed"),
     ("known", "known deviation"),
     ("ambiguous", "open in the spec"),
+    ("nondeterministic", "differs by run"),
     ("unsupported", "not supported"),
 )
-WORST_FIRST = ("deviates", "crash", "timeout", "wrong_shape", "wrong_dtype", "error", "reduced")
+WORST_FIRST = ("deviates", "crash", "timeout", "wrong_shape", "wrong_dtype", "error", "invalid_model", "reduced")
 LONGEST = 150
 MATRIX_COLUMN = 13
 

@@ -8,6 +8,7 @@
 ``marks``        YAML with line numbers                      ``matrix``       grids of cases
 ``loader``       file to cases, all errors at once           ``vectors``      published numbers
 ``suites``       names and paths to files                    ``schema``       JSON Schema for editors
+``digest``       what identifies a case
 """
 
 from conformance.spec.adaptive import AdaptiveDeconv
@@ -21,9 +22,11 @@ from conformance.spec.case import (
     Convolution,
     Vectors,
     is_index,
+    is_parameter,
 )
 from conformance.spec.deconv_block import DeconvBlock
 from conformance.spec.deconvnet import Deconvnet
+from conformance.spec.digest import case_digest, configuration_digest
 from conformance.spec.loader import load_suite
 from conformance.spec.pooling import MaxPool, MaxUnpool, Pooling
 from conformance.spec.schema import suite_schema
@@ -65,7 +68,10 @@ __all__ = [
     "Step",
     "Take",
     "Vectors",
+    "case_digest",
+    "configuration_digest",
     "is_index",
+    "is_parameter",
     "load_cases",
     "load_suite",
     "shipped_suites",

@@ -25,6 +25,14 @@ def is_index(name: str) -> bool:
     return name.rpartition(".")[2] == "indices"
 
 
+_PARAMETERS = ("weight", "bias", "scale", "shift", "mean", "variance")
+
+
+def is_parameter(name: str) -> bool:
+    """Whether a tensor of that name belongs to the model, and not to what the model is fed."""
+    return name.rpartition(".")[2] in _PARAMETERS
+
+
 @dataclass(frozen=True, slots=True)
 class Vectors:
     """Numbers that a case brings along: what to feed and, where published, what must come out."""

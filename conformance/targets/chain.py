@@ -96,13 +96,18 @@ _METHODS: dict[type, str] = {
 
 def run_chain(case: Chain, tensors: Tensors, steps: Steps[T]) -> Tensors:
     """Every stage of a chain, in order; what each gave, by name."""
-    values = {name: steps.read(name, array) for name, array in tensors.items()}
-    given: list[str] = []
+    read = {name: steps.read(name, array) for name, array in tensors.items()}
+    values = follow(case, read, steps)
+    return steps.results({name: values[name] for stage in case.stages for name in stage.gives})
+
+
+def follow(case: Chain, values: Mapping[str, T], steps: Steps[T]) -> dict[str, T]:
+    """What every stage makes of the framework's own values, by name, beside the values themselves."""
+    known = dict(values)
     for stage in case.stages:
-        result = _apply(steps, stage.step, [values[name] for name in stage.reads])
-        values |= zip(stage.gives, result if isinstance(result, tuple) else (result,), strict=True)
-        given += stage.gives
-    return steps.results({name: values[name] for name in given})
+        result = _apply(steps, stage.step, [known[name] for name in stage.reads])
+        known |= zip(stage.gives, result if isinstance(result, tuple) else (result,), strict=True)
+    return known
 
 
 def _apply(steps: Steps[T], step: Step, fed: list[T]) -> T | tuple[T, ...]:

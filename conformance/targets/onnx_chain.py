@@ -64,9 +64,13 @@ class OnnxSteps:
         return self._graph.input(name, array.shape)
 
     def results(self, values: Mapping[str, str]) -> Tensors:
-        ranks = {result: len(self._shapes[value]) for result, value in values.items()}
-        outputs = self._run(self._graph.model(values, ranks), self._feeds)
+        outputs = self._run(self.model(values), self._feeds)
         return dict(zip(values, outputs, strict=True))
+
+    def model(self, values: Mapping[str, str]) -> Any:
+        """The ``ModelProto`` that gives these values."""
+        ranks = {result: len(self._shapes[value]) for result, value in values.items()}
+        return self._graph.model(values, ranks)
 
     def convolution(self, step: Convolution, x: str, weight: str, bias: str | None = None) -> str:
         inputs = [x, weight] if bias is None else [x, weight, bias]

@@ -90,7 +90,7 @@ class Graph:
 def one_node_model(case: Convolution, constants: Mapping[str, np.ndarray], opset: int = NEWEST_OPSET) -> Any:
     """A ``ModelProto`` that computes ``output`` from ``input``, ``weight`` and ``bias``.
 
-    Tensors in ``constants`` become initializers, the others inputs of the graph.  The shape of the output is left open,
+    Tensors in ``constants`` become initializers, the others inputs of the graph.  Sizes of the output are left open,
     for the runtime to infer.  Raises Unsupported where ONNX cannot say the case.
     """
     operator = OPERATORS[case.op]
@@ -101,7 +101,8 @@ def one_node_model(case: Convolution, constants: Mapping[str, np.ndarray], opset
             graph.constant(constants[name], name)
         else:
             graph.input(name, shape)
-    return graph.model({"output": graph.node(operator, list(case.tensor_shapes), **attributes(case))})
+    output = graph.node(operator, list(case.tensor_shapes), **attributes(case))
+    return graph.model({"output": output}, {"output": 2 + case.rank})
 
 
 def check_dtype(dtype: str, operator: str, opset: int) -> None:

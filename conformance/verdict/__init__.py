@@ -6,6 +6,7 @@
 ``whole``       the whole of it, with the errors that are passed on
 ``chain``       both together
 ``properties``  equations between several runs
+``repeated``    the same problem, run several times
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.oracle.bounds import ARITHMETICS, arithmetic_for
+from conformance.oracle.bounds import ARITHMETICS, Arithmetic, arithmetic_for
 from conformance.outcome import Outcome
 from conformance.problem import ChainProblem, LinearProblem, Problem, PropertyProblem
-from conformance.verdict.base import FAILED, NEUTRAL, PASSED, VERDICTS, Judgement
+from conformance.verdict.base import FAILED, NEUTRAL, PASSED, VERDICTS, Judgement, with_faults
 from conformance.verdict.chain import judge_chain, judge_published_chain, judge_stages
 from conformance.verdict.linear import judge_linear, judge_published_linear
 from conformance.verdict.properties import judge_property
+from conformance.verdict.repeated import joined
 
 __all__ = [
     "FAILED",
@@ -32,6 +34,7 @@ __all__ = [
     "judge",
     "judge_parts",
     "judge_published",
+    "judge_repeated",
     "judge_stages",
 ]
 
@@ -53,15 +56,25 @@ def judge_parts(problem: Problem, outcomes: Sequence[Outcome], promised: str = "
     for outcome in outcomes:
         if outcome.kind != "returned":
             return Judgement(outcome.kind, arithmetic.name, message=outcome.message)
+    judgement = _judge_returned(problem, outcomes, arithmetic)
+    judgement = judgement if judgement.arithmetic else replace(judgement, arithmetic=arithmetic.name)
+    return with_faults(judgement, tuple(dict.fromkeys(fault for outcome in outcomes for fault in outcome.faults)))
+
+
+def _judge_returned(problem: Problem, outcomes: Sequence[Outcome], arithmetic: Arithmetic) -> Judgement:
     with np.errstate(all="ignore"):  # targets return anything
         if isinstance(problem, PropertyProblem):
-            judgement = judge_property(problem, outcomes)
-        elif isinstance(problem, ChainProblem):
-            judgement = judge_chain(problem, outcomes[0], arithmetic)
-        else:
-            assert isinstance(problem, LinearProblem)
-            judgement = judge_linear(problem, outcomes[0], arithmetic)
-    return judgement if judgement.arithmetic else replace(judgement, arithmetic=arithmetic.name)
+            return judge_property(problem, outcomes)
+        if isinstance(problem, ChainProblem):
+            return judge_chain(problem, outcomes[0], arithmetic)
+        assert isinstance(problem, LinearProblem)
+        return judge_linear(problem, outcomes[0], arithmetic)
+
+
+def judge_repeated(problem: Problem, runs: Sequence[Sequence[Outcome]], promised: str = "native") -> Judgement:
+    """The verdict on a problem that was run several times: that of the worst run, and whether they are the same."""
+    judgements = [judge_parts(problem, outcomes, promised) for outcomes in runs]
+    return judgements[0] if len(runs) == 1 else joined(judgements, runs)
 
 
 def judge_published(problem: Problem) -> Judgement:

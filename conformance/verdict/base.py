@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 PASSED = ("exact", "within_bound")
-FAILED = ("reduced", "deviates", "wrong_shape", "wrong_dtype", "error", "crash", "timeout")
-NEUTRAL = ("unsupported", "ambiguous")
+FAILED = ("reduced", "deviates", "wrong_shape", "wrong_dtype", "invalid_model", "error", "crash", "timeout")
+NEUTRAL = ("unsupported", "ambiguous", "nondeterministic")
 VERDICTS = (*PASSED, *FAILED, *NEUTRAL)
 
 
@@ -36,6 +37,16 @@ class Judgement:
     @property
     def failed(self) -> bool:
         return self.verdict in FAILED
+
+
+def with_faults(judgement: Judgement, faults: Sequence[str]) -> Judgement:
+    """The same where the numbers are wrong already, else that the model is not valid, for all that its numbers are."""
+    if not faults:
+        return judgement
+    told = "; ".join(faults)
+    if judgement.failed:
+        return replace(judgement, message=f"{judgement.message}; {told}")
+    return replace(judgement, verdict="invalid_model", message=told)
 
 
 def worst(actual: np.ndarray, exact: np.ndarray, index: int) -> str:
