@@ -1,4 +1,4 @@
-"""Run all measurements: ``python -m benchmarks [oracle] [harness] [memory] [zfnet]``."""
+"""Run all measurements: ``python -m benchmarks [oracle] [harness] [memory] [zfnet] [exporters]``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import harness, oracle, zfnet
+from benchmarks import exporters, harness, oracle, zfnet
 
 
 def main() -> None:
-    wanted = set(sys.argv[1:]) or {"oracle", "harness", "memory", "zfnet"}
+    wanted = set(sys.argv[1:]) or {"oracle", "harness", "memory", "zfnet", "exporters"}
     console = Console(highlight=False)
     if "oracle" in wanted:
         oracle.against_torch(console)
@@ -23,6 +23,9 @@ def main() -> None:
     if "zfnet" in wanted:
         zfnet.against_torch(console)
         zfnet.suite(console)
+    if "exporters" in wanted:
+        exporters.second_run(console)
+        exporters.onnx_surface(console)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,10 @@ import click
 from conformance import __version__
 from conformance.errors import BadInput
 
-DATA = ("exact", "rounding", "edge", "edge-nan", "edge-inf", "edge-zero", "edge-subnormal", "edge-huge", "published")
+DATA = (
+    *("exact", "rounding", "edge", "edge-nan", "edge-inf", "edge-zero", "edge-subnormal", "edge-huge"),
+    *("adjoint", "linearity", "gradient", "published"),
+)
 
 
 def main() -> None:
@@ -72,7 +75,8 @@ def _targets(command: Callable[..., Any]) -> Callable[..., Any]:
         multiple=True,
         callback=_split,
         metavar="T",
-        help="A target by name, or the path of a Python file with one; by comma or repeated.  All installed, if none.",
+        help="A target by name, with an exporter before it (torch-dynamo:onnxruntime), or the path of a Python file; "
+        "by comma or repeated.  All that are installed and quick, if none.",
     )(command)
 
 
@@ -128,12 +132,22 @@ def run(suites: tuple[str, ...], **options: Any) -> int:
 
 
 @commands.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def targets(as_json: bool) -> int:
-    """List targets: versions, devices, what they promise; for what is missing, how to install it."""
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with all settings.")
+@click.option("--settings", is_flag=True, help="Also what else their results depend on: devices, threads, switches.")
+def targets(as_json: bool, settings: bool) -> int:
+    """List targets and exporters: versions, what they promise; for what is missing, how to install it."""
     from conformance.commands import targets_command
 
-    return targets_command(as_json)
+    return targets_command(as_json, settings)
+
+
+@commands.command()
+@click.option("--clear", is_flag=True, help="Remove everything in it.")
+def cache(clear: bool) -> int:
+    """Show or clear the cache of exported ONNX files."""
+    from conformance.commands import cache_command
+
+    return cache_command(clear)
 
 
 @commands.command()

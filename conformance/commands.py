@@ -13,18 +13,20 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from conformance import engine
 from conformance.engine import run_problem
 from conformance.errors import BadInput, BadRunFile
-from conformance.execution import LocalExecutor, TargetSpec, find_targets, known_targets
+from conformance.execution import LocalExecutor, TargetSpec, all_targets, find_targets, known_targets
+from conformance.execution.registry import EXPORTERS
 from conformance.problem import pose
 from conformance.reports.details import show_case, show_outcome, show_records
+from conformance.reports.targets import show_targets
 from conformance.reports.terminal import Summary, kind_of, show_failures, show_matrix
 from conformance.runs import RunFile
 from conformance.spec import load_cases, shipped_suites, suite_schema
 from conformance.spec.suites import FULL
+from exporters.cache import Cache, limit_of_cache
 
 KEPT_RUNS = 20
 REFRESH_SECONDS = 0.1
@@ -178,9 +180,9 @@ class _Bar:
         self._shown = time.monotonic()
 
 
-def targets_command(as_json: bool) -> int:
+def targets_command(as_json: bool, settings: bool) -> int:
     """``conformance targets``."""
-    known = known_targets()
+    known = all_targets()
     present = [spec for spec in known.values() if not spec.missing]
     said = _describe(present)
     if as_json:
@@ -190,24 +192,8 @@ def targets_command(as_json: bool) -> int:
         }
         click.echo(json.dumps(rows, indent=1))
         return 0
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("target", "versions", "device", "promises", "settings"):
-        table.add_column(heading, overflow="fold")
-    for name, spec in known.items():
-        table.add_row(name, *_target_row(spec, said.get(name, {})))
-    Console(highlight=False, markup=False).print(table)
+    show_targets(list(known.values()), EXPORTERS, said, settings, Console(highlight=False, markup=False))
     return 0
-
-
-def _target_row(spec: TargetSpec, said: dict[str, str]) -> tuple[str, ...]:
-    if spec.missing:
-        return ("missing", "", "", spec.install)
-    versions = ", ".join(f"{name} {version}" for name, version in spec.versions.items())
-    if "error" in said:
-        return (versions, "", "", said["error"])
-    shown = {"device", "arithmetic", *spec.versions}
-    settings = ", ".join(f"{key}={value}" for key, value in said.items() if key not in shown)
-    return (versions, said.get("device", "cpu"), said.get("arithmetic", "native"), settings)
 
 
 def _describe(specs: Sequence[TargetSpec]) -> dict[str, dict[str, str]]:
@@ -216,6 +202,17 @@ def _describe(specs: Sequence[TargetSpec]) -> dict[str, dict[str, str]]:
         while executor.starting:
             executor.poll(1.0)
         return executor.descriptions
+
+
+def cache_command(clear: bool) -> int:
+    """``conformance cache``."""
+    cache = Cache()
+    if clear:
+        cache.clear()
+    entries, size = cache.usage()
+    limit = f"at most {limit_of_cache() / 2**20:,.0f} MiB, by CONFORMANCE_CACHE_BYTES"
+    click.echo(f"{cache.folder}: {entries:,} exports, {size / 2**20:,.1f} MiB ({limit})")
+    return 0
 
 
 def cases_command(suites: Sequence[str], schema: bool, profile: str) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 import conformance
 from conformance.execution import LocalExecutor, Parcel, TargetSpec, Task
-from conformance.execution.registry import RESERVED as ORACLE
+from conformance.execution.names import RESERVED as ORACLE
 from conformance.outcome import Outcome
 from conformance.problem import Problem, pose
 from conformance.runs import Record

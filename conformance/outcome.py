@@ -15,7 +15,8 @@ Kind = Literal["returned", "unsupported", "error", "crash", "timeout"]
 class Outcome:
     """Tensors, or why there are none.  ``seconds`` is the time that the target itself took.
 
-    ``faults`` say what is wrong beside the tensors, such as a model file that is not valid.
+    ``faults`` say what is wrong beside the tensors, such as a model file that is not valid; ``file`` is the path of
+    the exported file that was run.
     """
 
     kind: Kind
@@ -23,3 +24,4 @@ class Outcome:
     message: str = ""
     seconds: float = 0.0
     faults: tuple[str, ...] = ()
+    file: str = ""

@@ -72,6 +72,10 @@ class Cache:
         """Whether there is an entry of that key, whole or not."""
         return self._entry(key).is_file()
 
+    def path_of(self, exported: Exported) -> Path:
+        """Where the file lies, for those who want to open it."""
+        return self._model(hashlib.sha256(exported.model).hexdigest())
+
     def keep(self, key: str, entry: Entry) -> None:
         """Store an entry.  A cache that cannot be written is no cache, and no error."""
         said: dict[str, Any] = {
@@ -93,7 +97,7 @@ class Cache:
 
     def prune(self, limit: int | None = None) -> None:
         """Remove what was used longest ago until at most ``limit`` bytes are left."""
-        limit = _limit() if limit is None else limit
+        limit = limit_of_cache() if limit is None else limit
         files = sorted(self._files(), key=lambda found: found[1].st_mtime, reverse=True)
         size = 0
         for path, status in files:
@@ -177,7 +181,8 @@ def _source() -> str:
     return digest.hexdigest()
 
 
-def _limit() -> int:
+def limit_of_cache() -> int:
+    """Bytes that the cache may hold."""
     told = os.environ.get("CONFORMANCE_CACHE_BYTES", "")
     return int(told) if told.isascii() and told.isdigit() else SIZE
 

@@ -8,12 +8,12 @@ from conformance.spec import Case, Chain, Convolution
 from conformance.targets.base import Tensors, Unsupported
 from conformance.targets.chain import follow
 from conformance.targets.onnx_chain import OnnxSteps
-from conformance.targets.onnx_graph import NEWEST_OPSET, OPERATORS, one_node_model
-from exporters.base import Binding, Exported, fed, parameters
+from conformance.targets.onnx_graph import NEWEST_OPSET, OPERATORS, constants_of, one_node_model
+from exporters.base import Binding, Exported, parameters
 
 
 class OnnxGraph:
-    """Opset 22, weights as initializers, sizes fixed."""
+    """Opset 22 and weights as initializers, unless the case says otherwise; sizes fixed."""
 
     name = "onnx-graph"
     arithmetic = "native"
@@ -25,16 +25,17 @@ class OnnxGraph:
         return {"onnx": onnx.__version__, "opset": str(NEWEST_OPSET)}
 
     def export(self, case: Case, tensors: Tensors) -> Exported:
-        model = self._model(case, tensors)
-        inputs = tuple(Binding(name, name) for name in fed(tensors))
+        inside = constants_of(case, tensors) if isinstance(case, Convolution) else parameters(tensors)
+        model = self._model(case, tensors, inside)
+        inputs = tuple(Binding(name, name) for name in tensors if name not in inside)
         return Exported(model.SerializeToString(), inputs, tuple(Binding(n, n) for n in case.result_shapes))
 
-    def _model(self, case: Case, tensors: Tensors) -> Any:
+    def _model(self, case: Case, tensors: Tensors, inside: Tensors) -> Any:
         if isinstance(case, Convolution) and case.op in OPERATORS:
-            return one_node_model(case, parameters(tensors), NEWEST_OPSET)
+            return one_node_model(case, inside, NEWEST_OPSET)
         if not isinstance(case, Chain):
             raise Unsupported(f"ONNX has no {case.op}")
-        steps = OnnxSteps(case, NEWEST_OPSET, _never)
+        steps = OnnxSteps(case, case.opset or NEWEST_OPSET, _never)
         values = follow(case, {name: steps.read(name, array) for name, array in tensors.items()}, steps)
         return steps.model({name: values[name] for name in case.result_shapes})
 

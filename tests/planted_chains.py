@@ -18,6 +18,7 @@ import numpy as np
 
 from conformance.arithmetic import Axis
 from conformance.spec import (
+    BatchNorm,
     Case,
     Chain,
     Convolution,
@@ -25,6 +26,7 @@ from conformance.spec import (
     Isolate,
     MaxPool,
     MaxUnpool,
+    Pad,
     Rectify,
     Reshape,
     ResponseNorm,
@@ -84,7 +86,7 @@ def planes(x: np.ndarray) -> np.ndarray:
 def convolution(step: Convolution, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
     """y[k, m] = sum of x[c, j] w[k, c, t], or transposed x[c, j] = sum of y[k, m] w[k, c, t], and the bias."""
     n, g = x.shape[0], step.groups
-    fed = x.reshape(n, g, -1, *x.shape[2:])
+    fed = x.reshape(n, g, x.shape[1] // g, *x.shape[2:])
     kernel = weight.reshape(g, -1, *weight.shape[1:])
     to = step.large if step.transposed else step.small
     result = np.zeros((n, g, step.out_channels // g, *to), x.dtype)
@@ -92,7 +94,9 @@ def convolution(step: Convolution, x: np.ndarray, weight: np.ndarray, bias: np.n
         w = kernel[(..., *tap)]
         read, written = (small, large) if step.transposed else (large, small)
         values = fed[read]
-        summed = (w.swapaxes(1, 2) if step.transposed else w) @ values.reshape(*values.shape[:3], -1)
+        summed = (w.swapaxes(1, 2) if step.transposed else w) @ values.reshape(
+            *values.shape[:3], math.prod(values.shape[3:])
+        )
         result[written] += summed.reshape(*summed.shape[:3], *values.shape[3:])
     result = result.reshape(n, step.out_channels, *to)
     return result if bias is None else result + bias.reshape(-1, *[1] * len(to))
@@ -191,6 +195,28 @@ def take(_: Take, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
     return np.take_along_axis(planes(x), planes(indices), axis=2).reshape(indices.shape)
 
 
+def pad(step: Pad, x: np.ndarray) -> np.ndarray:
+    """Every place of the result asks for the element that stands there, if there is one."""
+    for axis, (begin, end) in enumerate(step.ends, 2):
+        size = x.shape[axis]
+        at = np.arange(-begin, size + end)
+        there = ((at >= 0) & (at < size)).reshape(-1, *[1] * (x.ndim - axis - 1))
+        x = np.where(there, np.take(x, np.clip(at, 0, size - 1), axis), x.dtype.type(step.value))
+    return x
+
+
+def batch_norm(
+    step: BatchNorm, z: np.ndarray, scale: np.ndarray, shift: np.ndarray, mean: np.ndarray, variance: np.ndarray
+) -> np.ndarray:
+    deviation = np.sqrt(variance + z.dtype.type(step.epsilon))
+    return per_channel(z, scale) * ((z - per_channel(z, mean)) / per_channel(z, deviation)) + per_channel(z, shift)
+
+
+def per_channel(z: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """One number per channel so that it broadcasts against z."""
+    return values.reshape(-1, *[1] * (z.ndim - 2))
+
+
 DEFINITION: dict[type, Callable[..., Any]] = {
     Convolution: convolution,
     MaxPool: max_pool,
@@ -201,6 +227,8 @@ DEFINITION: dict[type, Callable[..., Any]] = {
     Isolate: isolate,
     Reshape: reshape,
     Take: take,
+    Pad: pad,
+    BatchNorm: batch_norm,
 }
 
 
@@ -696,6 +724,232 @@ def strongest_of_the_batch_kept(walk: Walk, stage: Stage, fed: list[np.ndarray])
     first[fed[0].reshape(len(first), -1).max(axis=1).argmax()] = True
     seeds = isolate(stage.step, fed[0])
     return np.where(first.reshape(-1, *[1] * (seeds.ndim - 1)), seeds, np.zeros((), seeds.dtype))
+
+
+# What is fused with a filter
+
+FUSED = ("conv_block",)
+NORMED, FILTERED, PADDED = (rf"(then\.)?{name}" for name in ("batch_norm", "filter", "pad"))
+
+
+def parameter(walk: Walk, stage: Stage, name: str) -> np.ndarray | None:
+    """A parameter of the block that a stage belongs to, if it has one of that name."""
+    whole = "then." * stage.name.startswith("then.") + name
+    return walk.wide(whole) if whole in walk.values else None
+
+
+def stage_before(walk: Walk, stage: Stage) -> Stage | None:
+    n = walk.case.stages.index(stage)
+    return walk.case.stages[n - 1] if n else None
+
+
+def normed(stage: Stage, z: np.ndarray, r: np.ndarray, mean: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    return per_channel(z, r) * (z - per_channel(z, mean)) + per_channel(z, shift)
+
+
+def rate(stage: Stage, fed: list[np.ndarray]) -> np.ndarray:
+    """Scale over root."""
+    return fed[1] / np.sqrt(fed[4] + fed[4].dtype.type(stage.step.epsilon))  # type: ignore[union-attr]
+
+
+@planted("", FUSED, NORMED, "deviates", "reduced")
+def epsilon_forgotten(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    if not isinstance(stage.step, BatchNorm):
+        return None
+    return normed(stage, fed[0], fed[1] / np.sqrt(fed[4]), fed[3], fed[2])
+
+
+@planted("", FUSED, NORMED, "deviates", "reduced")
+def epsilon_beside_the_root(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    if not isinstance(stage.step, BatchNorm):
+        return None
+    return normed(stage, fed[0], fed[1] / (np.sqrt(fed[4]) + np.float32(stage.step.epsilon)), fed[3], fed[2])
+
+
+@planted("", FUSED, NORMED)
+def variance_for_the_deviation(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    if not isinstance(stage.step, BatchNorm):
+        return None
+    return normed(stage, fed[0], fed[1] / (fed[4] + np.float32(stage.step.epsilon)), fed[3], fed[2])
+
+
+@planted("", FUSED, NORMED, "deviates", "reduced")
+def mean_not_subtracted(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    if not isinstance(stage.step, BatchNorm):
+        return None
+    return normed(stage, fed[0], rate(stage, fed), 0 * fed[3], fed[2])
+
+
+@planted("M19", FUSED, NORMED, "deviates", "reduced")
+def bias_lost_in_folding(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    """The folded bias is made of mean and shift alone."""
+    bias = parameter(walk, stage, "bias")
+    if not isinstance(stage.step, BatchNorm) or bias is None:
+        return None
+    return normed(stage, fed[0], rate(stage, fed), fed[3] + bias, fed[2])
+
+
+@planted("M19", FUSED, NORMED)
+def no_bias_made_in_folding(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    """Where there was no bias, none is made for mean and shift."""
+    if not isinstance(stage.step, BatchNorm) or parameter(walk, stage, "bias") is not None:
+        return None
+    return per_channel(fed[0], rate(stage, fed)) * fed[0]
+
+
+@planted("", FUSED, NORMED, "deviates", "reduced")
+def bias_not_scaled_in_folding(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    bias = parameter(walk, stage, "bias")
+    if not isinstance(stage.step, BatchNorm) or bias is None:
+        return None
+    r = rate(stage, fed)
+    return normed(stage, fed[0] - per_channel(fed[0], bias), r, fed[3], fed[2] + bias)
+
+
+def folded(walk: Walk, stage: Stage, fed: list[np.ndarray], each: Callable[..., np.ndarray]) -> Any:
+    """What the filter gives with weights that are multiplied by ``each(step, weight, r)``, and the rest right."""
+    before = stage_before(walk, stage)
+    if not isinstance(stage.step, BatchNorm) or before is None or not isinstance(before.step, Convolution):
+        return None
+    weight, r = parameter(walk, stage, "weight"), rate(stage, fed)
+    assert weight is not None
+    factors = each(before.step, weight, r)
+    y = convolution(
+        before.step, walk.wide(before.reads[0]), weight * factors.reshape(*factors.shape, *[1] * before.step.rank)
+    )
+    bias = parameter(walk, stage, "bias")
+    bias = 0 * fed[3] if bias is None else bias
+    return y + per_channel(y, (bias - fed[3]) * r + fed[2])
+
+
+@planted("", FUSED, NORMED)
+def folded_along_the_other_axis(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    """As for the other kind of filter: along the channels that are read."""
+
+    def each(step: Convolution, weight: np.ndarray, r: np.ndarray) -> np.ndarray:
+        rows, columns = weight.shape[:2]
+        return np.resize(r, rows)[:, None] if step.transposed else np.resize(r, columns)[None]
+
+    return folded(walk, stage, fed, each)
+
+
+@planted("M04", FUSED, NORMED)
+def first_group_folded_into_all(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    def each(step: Convolution, weight: np.ndarray, r: np.ndarray) -> np.ndarray:
+        return r[None, : weight.shape[1]] if step.transposed else np.resize(r[: len(r) // step.groups], len(r))[:, None]
+
+    return folded(walk, stage, fed, each)
+
+
+@planted("M05", FUSED, NORMED)
+def groups_interleaved_in_folding(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    def each(step: Convolution, weight: np.ndarray, r: np.ndarray) -> np.ndarray:
+        mixed = r.reshape(-1, step.groups).T  # (groups, written maps of each)
+        if not step.transposed:
+            return mixed.reshape(-1, 1)
+        return np.repeat(mixed, weight.shape[0] // step.groups, axis=0)
+
+    return folded(walk, stage, fed, each)
+
+
+@planted("", FUSED, NORMED, "deviates", "reduced")
+def rectified_before_the_normalisation(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    after = walk.case.stages[walk.case.stages.index(stage) + 1 :]
+    if not isinstance(stage.step, BatchNorm) or not after or not isinstance(after[0].step, Rectify):
+        return None
+    return defined(stage.step, np.maximum(fed[0], 0), *fed[1:])
+
+
+@planted("M22", FUSED, r"(then\.)?rectify")
+def rectifier_lost_in_fusion(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    return fed[0] if isinstance(stage.step, Rectify) else None
+
+
+@planted("", FUSED, FILTERED)
+def shift_folded_through_the_padding(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    """The normalisation is folded into the filter after it, as if that were padded with shifts and not with zeros."""
+    before = stage_before(walk, stage)
+    if before is None or not isinstance(before.step, BatchNorm) or not isinstance(stage.step, Convolution):
+        return None
+    _, scale, shift, mean, variance = (walk.wide(name) for name in before.reads)
+    constant = shift - rate(before, [fed[0], scale, shift, mean, variance]) * mean
+    everywhere = replace(stage.step, axes=tuple(Axis(a.extent, 1, a.kernel, 1, a.dilation) for a in stage.step.axes))
+    ones = np.ones((1, len(constant), *(axis.large for axis in everywhere.axes)), fed[0].dtype)
+    added = convolution(everywhere, ones * per_channel(ones, constant), fed[1])
+    return defined(stage.step, fed[0] - per_channel(fed[0], constant), *fed[1:]) + added
+
+
+def folded_padding(walk: Walk, stage: Stage, fed: list[np.ndarray], moved: Callable[[Axis, int], int]) -> Any:
+    """The filter of what was not padded, its own ``begin`` and ``end`` changed by ``moved(axis, rows)``."""
+    before, step = stage_before(walk, stage), stage.step
+    if before is None or not isinstance(before.step, Pad) or not isinstance(step, Convolution):
+        return None
+    x, axes = walk.wide(before.reads[0]), []
+    for size, axis, (b, e) in zip(x.shape[2:], step.axes, before.step.ends, strict=True):
+        begin, end = axis.begin + moved(axis, b), axis.end + moved(axis, e)
+        if step.transposed:
+            bare = replace(axis, small=size, begin=begin)
+            axes.append(replace(bare, large=bare.full - begin - end))
+        else:
+            axes.append(replace(axis, large=size, begin=begin))
+    return convolution(replace(step, axes=tuple(axes)), x, *fed[1:])
+
+
+def takes_nothing_away(walk: Walk, stage: Stage) -> bool:
+    before = stage_before(walk, stage)
+    return before is not None and isinstance(before.step, Pad) and min(map(min, before.step.ends)) >= 0
+
+
+@planted("", FUSED, FILTERED)
+def crop_folded_into_the_padding(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    """Rows that are dropped and rows of zeros that are added come to nothing."""
+    if takes_nothing_away(walk, stage) or getattr(stage.step, "transposed", True):
+        return None
+    return folded_padding(walk, stage, fed, lambda axis, rows: rows)
+
+
+@planted("", FUSED, FILTERED, "deviates", "reduced")
+def any_value_folded_into_the_padding(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    """As if it were zero."""
+    if not takes_nothing_away(walk, stage) or getattr(stage.step, "transposed", True):
+        return None
+    return folded_padding(walk, stage, fed, lambda axis, rows: rows)
+
+
+@planted("M09", FUSED, FILTERED, "wrong_shape")
+def padding_folded_into_the_crop(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    """As if the padding of a transposed convolution added rows."""
+    if not getattr(stage.step, "transposed", False) or min(axis.large for axis in stage.step.axes) < 5:  # type: ignore[union-attr]
+        return None
+    return folded_padding(walk, stage, fed, lambda axis, rows: rows)
+
+
+@planted("", FUSED, FILTERED, "wrong_shape")
+def padding_folded_without_its_stride(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    """A row before a transposed convolution is taken for one row of its crop."""
+    if not getattr(stage.step, "transposed", False):
+        return None
+    return folded_padding(walk, stage, fed, lambda axis, rows: -rows)
+
+
+@planted("", FUSED, PADDED)
+def ends_of_the_padding_exchanged(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    if not isinstance(stage.step, Pad):
+        return None
+    return pad(replace(stage.step, ends=tuple((end, begin) for begin, end in stage.step.ends)), fed[0])
+
+
+@planted("M32", FUSED, PADDED)
+def padded_with_zeros(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    return pad(replace(stage.step, value=0.0), fed[0]) if isinstance(stage.step, Pad) else None
+
+
+@planted("", FUSED, FILTERED)
+def blocks_of_channels_exchanged(walk: Walk, stage: Stage, fed: list[np.ndarray]) -> Any:
+    """The blocks of 8 channels come out in another order."""
+    if not isinstance(stage.step, Convolution) or stage.step.out_channels <= 8:
+        return None
+    return np.roll(defined(stage.step, *fed), 8, axis=1)
 
 
 # Anywhere

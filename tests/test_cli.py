@@ -18,9 +18,9 @@ import pytest
 
 from conformance import cli
 from conformance import commands as bodies
-from conformance.execution import TargetSpec, registry
+from conformance.execution import TargetSpec, devices, registry
 from conformance.runs import RunFile
-from conformance.spec import load_cases
+from conformance.spec import DATA_KINDS, load_cases
 
 TESTS = Path(__file__).parent
 CONFORMANCE = (sys.executable, "-m", "conformance")
@@ -131,9 +131,9 @@ def test_1_where_something_is_wrong(call: Call) -> None:
         (["run", "smal"], r"^smal: expected a suite \(.*asymmetric, .*\) or a YAML file\n$"),
         (["run", "no/such.yaml"], r"^no/such.yaml: expected a suite \(.*\) or a YAML file\n$"),
         (["run", "cache"], "^cache: expected a suite"),
-        (["run", "small.yaml", "--target", "toch"], r"^toch: expected one of torch@cpu, .*, or the path of a Python"),
+        (["run", "small.yaml", "--target", "toch"], "^toch: no such target; did you mean torch@cpu. Expected"),
         (["run", "small.yaml", "--target", "no/such.py"], "^no/such.py: no such file\n$"),
-        (["run", "small.yaml", "--target", "small.yaml"], "^small.yaml: expected one of"),
+        (["run", "small.yaml", "--target", "small.yaml"], "^small.yaml: no such target"),
         (["run", "small.yaml", "--data", "exactly"], "'--data': expected exact, rounding, edge, .*, got exactly"),
         (["run", "small.yaml", "--data", "exact,x"], "'--data': expected exact, .*, got x"),
         (["run", "small.yaml", "--jobs", "0"], "'--jobs': 0 is not in the range x>=1"),
@@ -149,7 +149,7 @@ def test_1_where_something_is_wrong(call: Call) -> None:
         (["show", "small/one"], r"^small/one: no such case"),
         (["show", "small/oen", "--suite", "small.yaml"], "^small/oen: no such case; did you mean small/one"),
         (["show", "asymmetric/plan"], "^asymmetric/plan: no such case; did you mean asymmetric/plane"),
-        (["show", "asymmetric/plane", "--target", "toch"], "^toch: expected one of"),
+        (["show", "asymmetric/plane", "--target", "toch"], "^toch: no such target"),
         (["show", "asymmetric/plane", "--run", "none.sqlite"], "^none.sqlite: no such run file\n$"),
         (["nonsense"], "No such command 'nonsense'"),
     ],
@@ -240,6 +240,10 @@ def test_edge_stands_for_all_kinds_of_edge_data(call: Call) -> None:
     with RunFile.open(Path("run.sqlite")) as run:
         kinds = {r.data for r in run.records()}
     assert kinds == {"edge-nan", "edge-inf", "edge-zero", "edge-subnormal", "edge-huge"}
+
+
+def test_every_kind_of_data_can_be_asked_for() -> None:
+    assert set(cli.DATA) == {*DATA_KINDS, "edge"}
 
 
 def test_two_targets_of_one_name_are_not_taken_for_one(call: Call, folder: Path) -> None:
@@ -407,20 +411,56 @@ def few_targets(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Simpl
     specs = (
         TargetSpec("planted@cpu", "planted", PLANTED, ("numpy",)),
         TargetSpec("broken@cpu", "broken", str(folder / "broken.py"), ("numpy",)),
+        TargetSpec("slow@cpu", "slow", PLANTED, ("numpy",), on_request=True),
         TargetSpec("lasagne@cpu", "lasagne", "lasagne:target", ("lasagne",)),
     )
+    monkeypatch.setattr(devices, "available_providers", lambda: ())
     monkeypatch.setattr(registry, "BUILT_IN", specs)
     return SimpleNamespace(working=specs[0], broken=specs[1], missing=specs[2])
 
 
 def test_targets_are_listed_with_what_is_wrong_with_them(call: Call, few_targets: SimpleNamespace) -> None:
-    code, out, err = call("targets")
+    code, out, err = call("targets", "--settings")
     assert (code, err) == (0, "")
     lines = {line.split()[0]: line for line in out.splitlines() if line and not line[0].isspace()}
-    assert re.search(r"planted@cpu\s+numpy [\d.]+\s+cpu\s+native\s+mistake=correct", lines["planted@cpu"])
-    assert "missing" in lines["lasagne@cpu"]
-    assert packed("pip install lasagne") in packed(out)
+    assert re.search(r"planted@cpu\s+numpy [\d.]+\s+native\s+mistake=correct", lines["planted@cpu"])
+    assert re.search(r"lasagne@cpu\s+lasagne\s+pip install lasagne", lines["lasagne@cpu"])
     assert packed("libcuda.so.1: cannot open shared object file") in packed(out)
+    assert "mistake=correct" not in call("targets")[1]
+
+
+def test_targets_that_run_only_when_named_stand_apart(call: Call, few_targets: SimpleNamespace) -> None:
+    out = call("targets")[1]
+    here, named = out.index("planted@cpu"), out.index("when named")
+    assert here < named < out.index("slow@cpu") < out.index("missing") < out.index("lasagne@cpu")
+    run = call("run", "small.yaml")[1]
+    assert "planted@cpu" in run
+    assert "slow@cpu" not in run
+    assert "slow@cpu" in call("run", "small.yaml", "--target", "slow")[1]
+
+
+def test_exporters_are_listed_with_an_example(call: Call, few_targets: SimpleNamespace) -> None:
+    pytest.importorskip("onnx")
+    out = call("targets")[1]
+    assert re.search(r"^onnx-graph +onnx ", out, re.MULTILINE)
+    assert "as in torch-dynamo:onnxruntime@cpu" in out
+
+
+def test_the_cache_is_shown_and_cleared(call: Call, folder: Path) -> None:
+    pytest.importorskip("onnx")
+    where = folder / "cache" / "deconv-conformance" / "exports"
+    assert call("cache")[1].startswith(f"{where}: 0 exports, 0.0 MiB (at most 4,096 MiB")
+    assert call("run", "small.yaml", "--target", "onnx-graph:onnx-reference", "--out", "a.sqlite")[0] == 0
+    assert call("cache")[1].startswith(f"{where}: {PROBLEMS} exports, ")
+    assert call("cache", "--clear")[1].startswith(f"{where}: 0 exports, 0.0 MiB")
+    assert not list(where.glob("*/*/*"))
+
+
+def test_results_are_compared_bit_by_bit_when_asked(call: Call) -> None:
+    code, out, _ = call("run", "small.yaml", "--target", PLANTED, "--repeat", "2", "--out", "twice.sqlite")
+    assert (code, "differs by run" in out) == (0, False)
+    with RunFile.open(Path("twice.sqlite")) as run:
+        assert run.environment["repeat"] == 2
 
 
 def test_targets_are_listed_as_json(call: Call, few_targets: SimpleNamespace) -> None:

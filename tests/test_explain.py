@@ -911,7 +911,7 @@ def test_1_where_a_target_is_wrong(call: Call) -> None:
         (["tiny/net", "--image", "whole.npy"], r"whole\.npy: expected uint8 or floating-point numbers, got int64\n"),
         (["tiny/net", "--image", "nan.npy"], r"nan\.npy: expected finite numbers\n"),
         (["tiny/net", "--weights", "flat.npy"], r"flat\.npy: expected weights as \.safetensors, \.npz or \.onnx\n"),
-        (["tiny/net", "--target", "toch"], "toch: expected one of torch@cpu"),
+        (["tiny/net", "--target", "toch"], "toch: no such target; did you mean torch"),
         (["tiny/net", "--out", "page.txt"], r"page\.txt: expected \.html, \.png, \.svg, \.pdf\n"),
         (["tiny/net", "--out", "no/page.html"], r"no/page\.html: cannot be written\n"),
     ],

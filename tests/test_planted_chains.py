@@ -20,7 +20,7 @@ from conformance.problem import Problem, pose
 from conformance.spec import PUBLISHED, Case, Chain, MaxUnpool, load_cases
 from conformance.verdict import PASSED, Judgement, judge_parts, judge_published
 
-SUITES = ("pooling", "zfnet", "deconvnets", "adaptive")
+SUITES = ("pooling", "zfnet", "deconvnets", "adaptive", "fusion")
 SMALL = 200_000
 """Products of the cases that every mistake runs through."""
 LARGER = (  # net E, which alone has a normalisation

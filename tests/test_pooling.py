@@ -240,14 +240,24 @@ def test_window_maxima_pass_over_what_is_not_a_number(maps: Maps, holes: int) ->
             assert largest[plane].flat[n] == max(numbers, default=-np.inf)
 
 
-@given(pooled_maps())
+@given(pooled_maps(), st.integers(0, 2**32))
 @EXAMPLES
-def test_the_runner_up_is_the_largest_beside_the_chosen_one(maps: Maps) -> None:
-    found = pooling.runners_up(maps.axes, maps.x, maps.switches)
-    for plane in maps.planes:
-        for n, inside in enumerate(elements(maps.axes)):
-            others = [maps.x[plane].flat[place] for place in inside if place != maps.switches[plane].flat[n]]
-            assert found[plane].flat[n] == max(others, default=-np.inf)
+def test_what_may_be_a_maximum_is_what_reaches_the_lowest_that_it_can_be(maps: Maps, seed: int) -> None:
+    """Element by element; of those that are known and equal to the lowest the first."""
+    error = np.random.default_rng(seed).choice([0, 1.5], maps.x.shape)
+    places = pooling.may_be_maxima(maps.axes, maps.x - error, maps.x + error)
+    found, size = set(zip(places.window.tolist(), places.place.tolist(), strict=True)), math.prod(large_of(maps.axes))
+    expected, window = set(), 0
+    for number, plane in enumerate(maps.planes):
+        for inside in elements(maps.axes):
+            low, high = ({place: (maps.x + e)[plane].flat[place] for place in inside} for e in (-error, error))
+            lowest = max(low.values())
+            reaching = [p for p in inside if high[p] > lowest or (high[p] == lowest and low[p] < high[p])]
+            first = next(place for place in inside if low[place] == lowest)
+            expected |= {(window, number * size + place) for place in (first, *reaching)}
+            window += 1
+    assert found == expected
+    assert places.sure.tolist() == [np.count_nonzero(places.window == n) == 1 for n in places.window]
 
 
 @given(pooled_maps(), st.integers(0, 3))
@@ -288,7 +298,6 @@ def test_what_pooling_found_is_what_its_switches_take(maps: Maps) -> None:
     assert pooling.inside_window(maps.axes, switches).all()
     assert same(pooling.take(maps.x, switches), values)
     assert same(pooling.window_maxima(maps.axes, maps.x), values)
-    assert (pooling.runners_up(maps.axes, maps.x, switches) <= values).all()
 
 
 # ---- Unpooling ----

@@ -42,7 +42,10 @@ from conformance.spec.loader import OPS
 from conformance.spec.marks import Document
 from conformance.spec.vectors import read_npz
 
-NAMES = "conv, conv_transpose, conv_input_gradient, max_pool, max_unpool, deconv_block, deconvnet, adaptive_deconv"
+NAMES = (
+    "conv, conv_transpose, conv_input_gradient, conv_block, max_pool, max_unpool, "
+    "deconv_block, deconvnet, adaptive_deconv"
+)
 EXAMPLES = settings(max_examples=300, deadline=None, derandomize=True)
 
 

@@ -25,6 +25,7 @@ from conformance.targets import (
     onnx_reference,
     onnx_target,
     onnxruntime_target,
+    tensorflow_convolution,
     tensorflow_target,
     torch_targets,
 )
@@ -330,7 +331,7 @@ def test_a_kernel_that_tensorflow_lacks_is_told_in_its_words(name: str) -> None:
 
 def test_a_case_that_names_its_words_is_said_in_them() -> None:
     """Here same and valid, and output_padding 0 and None, come to the same crop."""
-    assert tensorflow_target._padding(one("op: conv, input: [3], kernel: 1, padding: same")) == "SAME"
+    assert tensorflow_convolution.padding(one("op: conv, input: [3], kernel: 1, padding: same")) == "SAME"
     spelled = one("op: conv_transpose, input: [3], kernel: 3, padding: same, output_padding: 0")
     assert keras_targets._transposed_padding(spelled) == ("same", (0,))
 

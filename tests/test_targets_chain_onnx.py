@@ -33,8 +33,9 @@ from conformance.spec import (
 from conformance.spec.loader import OPS, data_kinds
 from conformance.targets.base import Unsupported
 from conformance.targets.chain import ChainTarget, run_chain
-from conformance.targets.onnx_chain import OnnxSteps, pool_attributes, unpool_attributes
+from conformance.targets.onnx_chain import OnnxSteps
 from conformance.targets.onnx_graph import NEWEST_OPSET, Graph
+from conformance.targets.onnx_pooling import pool_attributes, unpool_attributes
 from conformance.targets.onnx_reference import OnnxReference
 from conformance.targets.onnxruntime_target import OnnxRuntime
 

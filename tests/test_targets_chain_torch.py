@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from conformance.dtypes import FORMATS
-from conformance.execution.registry import known_targets
+from conformance.execution import known_targets
 from conformance.spec import Case, Chain, Deconvnet, MaxPool, MaxUnpool, ResponseNorm, ResponseNormGradient, is_index
 from conformance.spec.loader import OPS
 from conformance.spec.steps import Isolate, Rectify

@@ -12,11 +12,14 @@ import numpy as np
 from conformance.dtypes import FORMATS
 from conformance.outcome import Outcome
 from conformance.spec import (
+    BatchNorm,
     Chain,
     Convolution,
     Isolate,
     MaxPool,
     MaxUnpool,
+    NormedConvolution,
+    Pad,
     Rectify,
     Reshape,
     ResponseNorm,
@@ -100,18 +103,28 @@ def net(name: str, id: str = "t/net", **keys: Any) -> Any:
 
 
 def walked(
-    case: Chain, tensors: Mapping[str, np.ndarray], seed: int = 0, sums: Any = None, wrong: Mapping[str, Mistake] = {}
+    case: Chain,
+    tensors: Mapping[str, np.ndarray],
+    seed: int = 0,
+    sums: Any = None,
+    wrong: Mapping[str, Mistake] = {},
+    merged: bool = False,
 ) -> dict[str, np.ndarray]:
-    """What every stage gives.  ``sums`` is the dtype of sums, the order of which follows from the seed."""
+    """What every stage gives.  ``sums`` is the dtype of sums, the order of which follows from the seed.
+
+    ``merged``: what may be folded into one is.
+    """
     dtype = FORMATS[case.dtype].dtype
     sums = np.dtype(sums or (np.float64 if case.dtype == "float64" else np.float32))
     rng = np.random.default_rng(seed)
     values: dict[str, np.ndarray] = dict(tensors)
     with np.errstate(all="ignore"):
-        for stage in case.stages:
+        stages = case.merged if merged else case.stages
+        for stage in stages:
             fed = [values[name] for name in stage.reads]
             wide = [array if array.dtype == np.int64 else array.astype(sums) for array in fed]
-            given = STEPS[type(stage.step)](stage.step, rng, *wide)
+            stored = (dtype,) if isinstance(stage.step, NormedConvolution) else ()
+            given = STEPS[type(stage.step)](stage.step, rng, *stored, *wide)
             given = given if isinstance(given, tuple) else (given,)
             given = tuple(
                 array.astype(np.int64 if is_index(n) else dtype) for n, array in zip(stage.gives, given, strict=True)
@@ -119,7 +132,7 @@ def walked(
             if stage.name in wrong:
                 given = wrong[stage.name](stage.step, fed, given)
             values |= zip(stage.gives, given, strict=True)
-    return {name: values[name] for stage in case.stages for name in stage.gives}
+    return {name: values[name] for stage in stages for name in stage.gives}
 
 
 def returned(tensors: Mapping[str, Any]) -> Outcome:
@@ -256,6 +269,61 @@ def take(_: Take, __: np.random.Generator, x: np.ndarray, switches: np.ndarray) 
     return result
 
 
+def pad(step: Pad, _: np.random.Generator, x: np.ndarray) -> np.ndarray:
+    """Row by row."""
+    for axis, (begin, end) in enumerate(step.ends, 2):
+        rows = list(np.moveaxis(x, axis, 0))
+        blank = np.full_like(rows[0], step.value)
+        rows = [blank] * begin + rows[max(-begin, 0) : len(rows) + min(end, 0)] + [blank] * end
+        x = np.stack(rows, axis)
+    return x
+
+
+def rate(step: BatchNorm, rng: np.random.Generator, scale: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Scale over root in one of the ways in which it is computed, the last with a root that is 2 ulps off."""
+    under = variance + variance.dtype.type(step.epsilon)
+    way = int(rng.integers(4))
+    if way < 2:
+        root = np.sqrt(under)
+        return scale / root if way else scale * (1 / root)
+    reciprocal = (1 / np.sqrt(under.astype(np.float64))).astype(under.dtype)
+    if way == 3:  # as approximations are; they give powers of 2 for powers of 4
+        exact, twice = np.frexp(reciprocal)[0] == 0.5, np.nextafter(reciprocal, np.inf)
+        reciprocal = np.where(exact, reciprocal, np.nextafter(twice, np.inf))
+    return scale * reciprocal
+
+
+def batch_norm(
+    step: BatchNorm, rng: np.random.Generator, z: np.ndarray, scale: Any, shift: Any, mean: Any, variance: Any
+) -> np.ndarray:
+    """In one of three orders."""
+    r = rate(step, rng, scale, variance)
+    way = int(rng.integers(3))
+    r, shift, mean = (array.reshape(-1, *[1] * (z.ndim - 2)) for array in (r, shift, mean))
+    if way == 0:
+        return (z - mean) * r + shift
+    return z * r + (shift - mean * r) if way == 1 else z * r - mean * r + shift
+
+
+def normed_convolution(
+    step: NormedConvolution, rng: np.random.Generator, stored: Any, x: np.ndarray, w: np.ndarray, *more: np.ndarray
+) -> np.ndarray:
+    """Weights multiplied once and for all, and stored; the bias folded too, or what it makes added afterwards."""
+    filters = step.convolution
+    bias = more[0] if filters.bias else np.zeros_like(more[0])
+    scale, shift, mean, variance = more[-4:]
+    r = rate(step.norm, rng, scale, variance)
+    each = r.reshape(-1, *[1] * (w.ndim - 1))
+    if filters.transposed:
+        each = np.repeat(r.reshape(filters.groups, 1, -1), filters.in_channels // filters.groups, axis=1)
+        each = each.reshape(*w.shape[:2], *[1] * (w.ndim - 2))
+    folded = (w * each).astype(stored).astype(w.dtype)
+    last = ((bias - mean) * r + shift if rng.integers(2) else bias * r + (shift - mean * r)).astype(stored)
+    if rng.integers(2):
+        return convolution(filters, rng, x, folded, last.astype(w.dtype))
+    return convolution(filters, rng, x, folded) + last.astype(w.dtype).reshape(-1, *[1] * (w.ndim - 2))
+
+
 STEPS: dict[type, Callable[..., Any]] = {
     Convolution: convolution,
     MaxPool: max_pool,
@@ -266,4 +334,7 @@ STEPS: dict[type, Callable[..., Any]] = {
     Isolate: isolate,
     Reshape: reshape,
     Take: take,
+    Pad: pad,
+    BatchNorm: batch_norm,
+    NormedConvolution: normed_convolution,
 }

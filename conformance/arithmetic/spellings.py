@@ -14,16 +14,17 @@ from conformance.arithmetic.axis import convolved_size, full_size
 AutoPad = Literal["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]
 Mode = Literal["same", "valid"]
 Pair = tuple[int, int]
+End = Literal["begin", "end"]
 
 
-def convolution_same(size: int, extent: int, stride: int, larger_end: Literal["begin", "end"] = "end") -> Pair:
+def convolution_same(size: int, extent: int, stride: int, larger_end: End = "end") -> Pair:
     """Padding of a ``same`` convolution, so that the output has ``ceil(i / s)`` elements.
 
     TensorFlow and Keras, and ONNX SAME_UPPER, put an odd row at the end; ONNX SAME_LOWER at the beginning.
     Source: tf.nn.convolution, "padding"; ONNX Conv, ``auto_pad``.
     """
     total = max((-(-size // stride) - 1) * stride + extent - size, 0)
-    return _halves(total, larger_end)
+    return halves(total, larger_end)
 
 
 def transposed_same(small: int, large: int, extent: int, stride: int) -> Pair:
@@ -84,33 +85,8 @@ def onnx_transposed_shape(
     evaluator rounds down, and so does this.
     """
     total = full_size(small, extent, stride) + output_padding - output_shape
-    begin, end = _halves(total, "end" if auto_pad == "SAME_UPPER" else "begin")
+    begin, end = halves(total, larger_end(auto_pad))
     return explicit_transposed((begin, end), output_padding)
-
-
-def onnx_transposed_readings(
-    small: int, extent: int, stride: int, output_padding: int, output_shape: int | None, auto_pad: AutoPad
-) -> dict[str, Pair]:
-    """The crops that ONNX's text allows where the total padding comes out negative; empty where there is no doubt.
-
-    The text (ConvTranspose-22) gives the formula and the split, but not how the half of an odd negative total rounds;
-    and it says that pads are at least 0, which contradicts ``output_shape = input_shape * strides`` for SAME_* where
-    the kernel is smaller than the stride.  The first reading is that of `onnx_transposed_shape`.
-    """
-    if output_shape is None and auto_pad in ("NOTSET", "VALID"):
-        return {}
-    size = small * stride if output_shape is None else output_shape
-    total = full_size(small, extent, stride) + output_padding - size
-    if total >= 0:
-        return {}
-    down = onnx_transposed_shape(small, extent, stride, output_padding, size, auto_pad)
-    readings = {"negative pads, half rounded down": down}
-    if total % 2:
-        moved = 1 if auto_pad == "SAME_UPPER" else -1
-        readings["negative pads, half rounded towards zero"] = (down[0] + moved, down[1] - moved)
-    if output_shape is None:
-        readings["no negative pads"] = explicit_transposed((0, 0), output_padding)
-    return readings if len(readings) > 1 else {}
 
 
 def convolution_size(size: int, extent: int, stride: int, padding: Pair) -> int:
@@ -125,10 +101,21 @@ def pooled_size(size: int, extent: int, stride: int, padding: Pair, ceil_mode: b
     """
     if not ceil_mode:
         return convolution_size(size, extent, stride, padding)
-    windows = -((size + sum(padding) - extent) // -stride) + 1
+    windows = convolved_ceil(size, extent, stride, padding)
     return windows - ((windows - 1) * stride >= size + padding[0])
 
 
-def _halves(total: int, larger_end: Literal["begin", "end"]) -> Pair:
+def convolved_ceil(size: int, extent: int, stride: int, padding: Pair) -> int:
+    """Number of windows, rounded up, those that start in the padding included."""
+    return -((size + sum(padding) - extent) // -stride) + 1
+
+
+def larger_end(auto_pad: AutoPad) -> End:
+    """Where ONNX puts the odd row of a padding that it splits; without SAME_UPPER at the beginning."""
+    return "end" if auto_pad == "SAME_UPPER" else "begin"
+
+
+def halves(total: int, larger_end: End) -> Pair:
+    """A number of rows split between the two ends; where it is odd, one end gets more."""
     small, large = total // 2, total - total // 2
     return (small, large) if larger_end == "end" else (large, small)

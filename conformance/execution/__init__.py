@@ -6,8 +6,9 @@
 """
 
 from conformance.execution.exporting import LocalExecutor
+from conformance.execution.names import all_targets, find_targets, known_targets
 from conformance.execution.pool import Task
-from conformance.execution.registry import TargetSpec, find_targets, known_targets
+from conformance.execution.specs import TargetSpec
 from conformance.execution.transfer import Parcel
 
-__all__ = ["LocalExecutor", "Parcel", "TargetSpec", "Task", "find_targets", "known_targets"]
+__all__ = ["LocalExecutor", "Parcel", "TargetSpec", "Task", "all_targets", "find_targets", "known_targets"]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from conformance.execution.pool import Answer, Pool, Task
-from conformance.execution.registry import ExporterSpec, TargetSpec
+from conformance.execution.specs import ExporterSpec, TargetSpec
 from conformance.execution.transfer import unpack
 from conformance.execution.worker import LOST
 from conformance.outcome import Outcome
@@ -50,8 +50,7 @@ class LocalExecutor(Pool):
         if exporter is None:
             super().submit(task)
             return
-        weights = parameters(unpack(task.payload))
-        key = key_of(task.case, weights, {"name": exporter.name, **dict(exporter.options), **exporter.versions})
+        key = key_of(task.case, parameters(unpack(task.payload)), exporter.identity)
         self._go_on(replace(task, model=key), exporter)
 
     def poll(self, timeout: float) -> list[Answer]:

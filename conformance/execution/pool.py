@@ -29,7 +29,7 @@ from typing import Self
 
 from conformance.execution import worker
 from conformance.execution.channel import Channel, pack
-from conformance.execution.registry import TargetSpec
+from conformance.execution.specs import TargetSpec
 from conformance.execution.transfer import Payload
 from conformance.outcome import Kind, Outcome
 from conformance.spec import Case

@@ -1,85 +1,39 @@
-"""The names of targets, what each needs, and how a worker makes it.  Nothing here imports a framework."""
+"""The targets and exporters that there are.  Nothing here imports a framework."""
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
-import importlib.util
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TypeVar
-
-from conformance.errors import UnknownTarget
-
-ENTRY_POINTS = "conformance.targets"
-RESERVED = "oracle"
-"""The name under which the oracle itself is judged on published results."""
-
-
-@dataclass(frozen=True, slots=True)
-class TargetSpec:
-    """How to make a target in a worker.
-
-    ``source`` is ``module:attribute``, or the path of a Python file that defines ``target``.  Targets with the same
-    ``framework`` share a worker process.  ``requires`` are the packages that it imports.  A target that names its
-    ``ops`` is spared all others; without them it is asked, and says what it does not support.  One that is there
-    ``on_request`` runs only when it is named.  With an ``exporter`` the runtime is fed the files that this makes.
-    """
-
-    name: str
-    framework: str
-    source: str
-    requires: tuple[str, ...] = ()
-    options: tuple[tuple[str, str], ...] = field(default=())
-    ops: tuple[str, ...] = ()
-    on_request: bool = False
-    exporter: ExporterSpec | None = None
-
-    @property
-    def lazy(self) -> bool:
-        """Whether its worker starts only when there is work for it."""
-        return False
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Required packages that are not installed."""
-        return tuple(name for name in self.requires if _version(name) is None)
-
-    @property
-    def versions(self) -> dict[str, str]:
-        return {name: version for name in self.requires if (version := _version(name)) is not None}
-
-    @property
-    def install(self) -> str:
-        """The command that installs what is missing."""
-        return f"pip install {' '.join(self.requires)}"
-
-
-@dataclass(frozen=True, slots=True)
-class ExporterSpec(TargetSpec):
-    """How to make an exporter in a worker.  ``arithmetic`` is what its graphs promise on an honest runtime."""
-
-    arithmetic: str = "native"
-
-    @property
-    def lazy(self) -> bool:
-        return True
-
+from conformance.execution.devices import PROVIDERS, short_name
+from conformance.execution.specs import ExporterSpec, TargetSpec
 
 _TORCH = "conformance.targets.torch_targets"
+_ONNXRUNTIME = "conformance.targets.onnxruntime_target:OnnxRuntime"
+_OPENVINO = "conformance.targets.openvino_target:OpenVino"
 _TENSORFLOW = "conformance.targets.tensorflow_target"
+_JAX = "conformance.targets.jax_target"
 _KERAS = "conformance.targets.keras_targets"
 _ON_TENSORFLOW = (("backend", "tensorflow"),)
 _ON_TORCH = (("backend", "torch"),)
 _ON_JAX = (("backend", "jax"),)
+_ON_CUDA = (("device", "cuda"),)
+_IEEE = (("device", "cuda"), ("tf32", "off"))
 _TRANSPOSED = ("conv_transpose", "conv_input_gradient")
+
+
+def on_provider(provider: str, *, tf32: bool = True) -> TargetSpec:
+    """onnxruntime on one execution provider, as it comes; ``tf32`` False: told not to round operands to TF32."""
+    runtime = "onnxruntime" if tf32 else "onnxruntime-ieee"
+    options = (("provider", provider),) if tf32 else (("provider", provider), ("tf32", "off"))
+    name = f"{runtime}@{short_name(provider)}"
+    return TargetSpec(name, name, _ONNXRUNTIME, ("onnxruntime", "onnx"), options, device=provider)
+
 
 BUILT_IN = (
     TargetSpec("torch@cpu", "torch", f"{_TORCH}:Torch", ("torch",)),
     TargetSpec("torch-autograd@cpu", "torch", f"{_TORCH}:TorchAutograd", ("torch",), ops=(*_TRANSPOSED, "deconvnet")),
     TargetSpec("torch-nn-grad@cpu", "torch", f"{_TORCH}:TorchNNGrad", ("torch",), ops=_TRANSPOSED),
     TargetSpec("torch-direct@cpu", "torch", f"{_TORCH}:TorchDirect", ("torch",), ops=_TRANSPOSED),
+    TargetSpec("torch@cuda", "torch@cuda", f"{_TORCH}:Torch", ("torch",), _ON_CUDA, device="cuda"),
+    TargetSpec("torch-ieee@cuda", "torch-ieee@cuda", f"{_TORCH}:Torch", ("torch",), _IEEE, device="cuda"),
     TargetSpec(
         "captum@cpu",
         "torch",
@@ -89,6 +43,17 @@ BUILT_IN = (
     ),
     TargetSpec("tensorflow@cpu", "tensorflow", f"{_TENSORFLOW}:TensorFlow", ("tensorflow",)),
     TargetSpec(
+        "tensorflow@cuda", "tensorflow@cuda", f"{_TENSORFLOW}:TensorFlow", ("tensorflow",), _ON_CUDA, device="cuda"
+    ),
+    TargetSpec(
+        "tensorflow-ieee@cuda",
+        "tensorflow-ieee@cuda",
+        f"{_TENSORFLOW}:TensorFlow",
+        ("tensorflow",),
+        _IEEE,
+        device="cuda",
+    ),
+    TargetSpec(
         "keras-tensorflow@cpu", "keras-tensorflow", f"{_KERAS}:KerasLayers", ("keras", "tensorflow"), _ON_TENSORFLOW
     ),
     TargetSpec(
@@ -96,105 +61,105 @@ BUILT_IN = (
     ),
     TargetSpec("keras-torch@cpu", "keras-torch", f"{_KERAS}:KerasLayers", ("keras", "torch"), _ON_TORCH),
     TargetSpec("keras-ops-torch@cpu", "keras-torch", f"{_KERAS}:KerasOps", ("keras", "torch"), _ON_TORCH),
-    TargetSpec("keras-jax@cpu", "keras-jax", f"{_KERAS}:KerasLayers", ("keras", "jax"), _ON_JAX),
-    TargetSpec("keras-ops-jax@cpu", "keras-jax", f"{_KERAS}:KerasOps", ("keras", "jax"), _ON_JAX),
+    TargetSpec("keras-jax@cpu", "keras-jax", f"{_KERAS}:KerasLayers", ("keras", "jax"), _ON_JAX, on_request=True),
+    TargetSpec("keras-ops-jax@cpu", "keras-jax", f"{_KERAS}:KerasOps", ("keras", "jax"), _ON_JAX, on_request=True),
+    TargetSpec(
+        "tensorflow-xla@cpu",
+        "tensorflow-xla",
+        "conformance.targets.tensorflow_xla:TensorFlowXla",
+        ("tensorflow",),
+        on_request=True,
+    ),
+    TargetSpec(
+        "torch-compile@cpu",
+        "torch-compile",
+        "conformance.targets.torch_compile:TorchCompile",
+        ("torch",),
+        on_request=True,
+    ),
+    TargetSpec("jax@cpu", "jax", f"{_JAX}:Jax", ("jax", "jaxlib"), on_request=True),
+    TargetSpec("jax-jit@cpu", "jax", f"{_JAX}:Jax", ("jax", "jaxlib"), (("mode", "jit"),), on_request=True),
+    TargetSpec(
+        "jax-dilated@cpu",
+        "jax",
+        f"{_JAX}:JaxDilated",
+        ("jax", "jaxlib"),
+        ops=(*_TRANSPOSED, "conv_block", "deconv_block", "deconvnet"),
+        on_request=True,
+    ),
     TargetSpec(
         "onnxruntime@cpu",
         "onnxruntime",
-        "conformance.targets.onnxruntime_target:OnnxRuntime",
+        _ONNXRUNTIME,
         ("onnxruntime", "onnx"),
     ),
     *(
         TargetSpec(
             f"onnxruntime-{level}@cpu",
             "onnxruntime",
-            "conformance.targets.onnxruntime_target:OnnxRuntime",
+            _ONNXRUNTIME,
             ("onnxruntime", "onnx"),
             (("optimization", level),),
             on_request=True,
         )
         for level in ("off", "basic", "extended")
     ),
+    *(on_provider(provider) for provider in PROVIDERS),
+    *(on_provider(provider, tf32=False) for provider in ("CUDAExecutionProvider",)),
     TargetSpec("onnx-reference@cpu", "onnx-reference", "conformance.targets.onnx_reference:OnnxReference", ("onnx",)),
+    TargetSpec("openvino@cpu", "openvino", _OPENVINO, ("openvino", "onnx"), on_request=True),
+    TargetSpec(
+        "openvino-default@cpu",
+        "openvino",
+        _OPENVINO,
+        ("openvino", "onnx"),
+        (("precision", "default"),),
+        on_request=True,
+    ),
+    TargetSpec(
+        "onnx2torch@cpu",
+        "onnx2torch",
+        "conformance.targets.onnx2torch_target:Onnx2Torch",
+        ("onnx2torch", "onnx", "torch", "torchvision"),
+        on_request=True,
+    ),
+    TargetSpec(
+        "litert@cpu",
+        "litert",
+        "conformance.targets.litert_target:LiteRt",
+        ("ai-edge-litert", "tensorflow"),
+        on_request=True,
+    ),
 )
 
-EXPORTERS = (ExporterSpec("onnx-graph", "onnx-exporters", "exporters.onnx_graph:OnnxGraph", ("onnx",)),)
+_TORCH_EXPORT = ("torch", "onnx", "onnxscript", "onnx_ir")
+_SYMBOLIC = (("sizes", "symbolic"),)
+_KERAS_EXPORT = "exporters.keras_export:KerasExport"
 
-_EXPORTERS = {spec.name: spec for spec in EXPORTERS}
-_EXAMPLE = "torch-dynamo:onnxruntime"
-Spec = TypeVar("Spec", bound=TargetSpec)
-
-
-def known_targets() -> dict[str, TargetSpec]:
-    """Built-in targets and those of installed packages (entry-point group ``conformance.targets``), by name."""
-    targets = {spec.name: spec for spec in BUILT_IN}
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        targets[entry.name] = TargetSpec(entry.name, entry.name, entry.value, (entry.module.partition(".")[0],))
-    return targets
-
-
-def find_targets(names: Iterable[str]) -> list[TargetSpec]:
-    """Targets by name (``torch`` stands for ``torch@cpu``) or path of a Python file.
-
-    Without names: every target whose framework is installed.  Raises UnknownTarget.
-    """
-    known = known_targets()
-    wanted = list(dict.fromkeys(names))
-    if not wanted:
-        return [spec for spec in known.values() if not spec.missing and not spec.on_request]
-    found: dict[str, TargetSpec] = {}
-    for spec in (_find(name, known) for name in wanted):
-        if found.setdefault(spec.name, spec) != spec or spec.name == RESERVED:
-            raise UnknownTarget(f"{spec.source}: there is a target named {spec.name} already; rename the file")
-    return list(found.values())
-
-
-def _find(name: str, known: dict[str, TargetSpec]) -> TargetSpec:
-    exporter, colon, runtime = name.partition(":")
-    if colon and (spec := _EXPORTERS.get(exporter)) is not None:
-        return _composite(_present(spec, exporter), _find(runtime, known))
-    if (found := known.get(name) or known.get(f"{name}@cpu")) is not None:
-        return _present(found, name)
-    path = Path(name)
-    if path.suffix == ".py":
-        if not path.is_file():
-            raise UnknownTarget(f"{name}: no such file")
-        return TargetSpec(path.stem, f"file:{path.resolve()}", str(path.resolve()))
-    expected = f"one of {', '.join(known)}, an exporter and one of them ({', '.join(_EXPORTERS)}, as in {_EXAMPLE})"
-    raise UnknownTarget(f"{name}: expected {expected}, or the path of a Python file with a target")
-
-
-def _present(spec: Spec, name: str) -> Spec:
-    """The same, or UnknownTarget with the command that installs what it needs."""
-    if spec.missing:
-        raise UnknownTarget(f"{name}: {', '.join(spec.missing)} is not installed; {spec.install}")
-    return spec
-
-
-def _composite(exporter: ExporterSpec, runtime: TargetSpec) -> TargetSpec:
-    """A runtime that is fed what an exporter makes."""
-    if runtime.exporter is not None:
-        raise UnknownTarget(f"{exporter.name}:{runtime.name}: expected one exporter and a runtime")
-    return replace(
-        runtime,
-        name=f"{exporter.name}:{runtime.name}",
-        requires=tuple(dict.fromkeys((*exporter.requires, *runtime.requires))),
-        exporter=exporter,
-    )
-
-
-@functools.cache
-def _version(package: str) -> str | None:
-    """The version of an installed package, found without importing it; None if it is not there.
-
-    The same package comes in distributions of several names (``onnxruntime-gpu``, ``tensorflow-cpu``).
-    """
-    if importlib.util.find_spec(package.replace("-", "_")) is None:
-        return None
-    for distribution in (package, f"{package}-gpu", f"{package}-cpu"):
-        try:
-            return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    names = importlib.metadata.packages_distributions().get(package, ())
-    return importlib.metadata.version(names[0]) if names else "unknown"
+EXPORTERS = (
+    ExporterSpec("onnx-graph", "onnx-exporters", "exporters.onnx_graph:OnnxGraph", ("onnx",)),
+    *(
+        ExporterSpec(f"{name}{suffix}", "torch-exporters", source, _TORCH_EXPORT, options)
+        for suffix, options in (("", ()), ("-symbolic", _SYMBOLIC))
+        for name, source in (
+            ("torch-dynamo", "exporters.torch_dynamo:TorchDynamo"),
+            ("torch-script", "exporters.torch_script:TorchScript"),
+        )
+    ),
+    *(
+        ExporterSpec(f"{name}{suffix}", name, source, needed, options, arithmetic="native+bias")
+        for suffix, options in (("", ()), ("-symbolic", _SYMBOLIC))
+        for name, source, needed in (
+            ("tf2onnx", "exporters.tf2onnx_export:Tf2Onnx", ("tensorflow", "tf2onnx", "onnx")),
+            ("keras-export", _KERAS_EXPORT, ("keras", "tensorflow", "tf2onnx", "onnx")),
+        )
+    ),
+    ExporterSpec(
+        "keras-export-torch",
+        "keras-export-torch",
+        _KERAS_EXPORT,
+        ("keras", *_TORCH_EXPORT),
+        _ON_TORCH,
+        arithmetic="native+bias",
+    ),
+)

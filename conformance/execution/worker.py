@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import importlib.util
 import inspect
 import os
 import signal
@@ -22,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from conformance.execution import channel
-from conformance.execution.registry import TargetSpec
+from conformance.execution.specs import TargetSpec
 from conformance.execution.transfer import Payload, unpack
 from conformance.outcome import Kind, Outcome
 from conformance.spec import Case
 from conformance.targets.base import Target, Tensors, Unsupported
+from conformance.targets.python_file import module_from
 from conformance.targets.reasons import quiet
 from exporters.base import LARGEST_WEIGHTS, parameters
 from exporters.cache import Cache, Entry
@@ -69,7 +69,7 @@ def load(spec: TargetSpec, threads: int) -> Target | str:
 def make(spec: TargetSpec, threads: int) -> Target:
     """The target that a spec describes: an object, or what a factory returns."""
     if spec.source.endswith(".py"):
-        found = getattr(_module_from(Path(spec.source)), "target", None)
+        found = getattr(module_from(Path(spec.source)), "target", None)
         if found is None:
             raise AttributeError(f"{spec.source} defines no target")
     else:
@@ -111,13 +111,11 @@ def run(target: Any, case: Case, payload: Payload, key: str = "") -> Outcome:
         if hasattr(target, "export"):
             return export(target, case, tensors, key)
         began = time.perf_counter()
-        faults: tuple[str, ...] = ()
         if key:
-            returned, faults = run_exported(target, tensors, key)
-        else:
-            returned = target.run(case, tensors)
+            return run_exported(target, tensors, key)
+        returned = target.run(case, tensors)
         seconds = time.perf_counter() - began
-        return Outcome("returned", _arrays(returned), seconds=seconds, faults=faults)
+        return Outcome("returned", _arrays(returned), seconds=seconds)
     except Unsupported as reason:
         return Outcome("unsupported", message=_short(str(reason)), seconds=time.perf_counter() - began)
     except BaseException as error:
@@ -132,7 +130,9 @@ def export(exporter: Any, case: Case, tensors: Tensors, key: str) -> Outcome:
     try:
         if sum(array.nbytes for array in parameters(tensors).values()) > LARGEST_WEIGHTS:
             raise Unsupported("an ONNX file ends at 2 GiB, and more than 1 GiB of weights are not exported")
-        entry = Entry("returned", exported=checked(exporter.export(case, tensors), symbolic=exporter.symbolic))
+        entry = Entry(
+            "returned", exported=checked(exporter.export(case, tensors), symbolic=getattr(exporter, "symbolic", False))
+        )
     except Unsupported as reason:
         entry = Entry("unsupported", _short(str(reason)))
     except Exception as error:
@@ -143,16 +143,27 @@ def export(exporter: Any, case: Case, tensors: Tensors, key: str) -> Outcome:
     return Outcome(kind, message=entry.message, seconds=seconds)
 
 
-def run_exported(target: Any, tensors: Tensors, key: str) -> tuple[Tensors, tuple[str, ...]]:
+def run_exported(target: Any, tensors: Tensors, key: str) -> Outcome:
     """What a runtime makes of an exported file, and what is wrong with the file."""
-    entry = Cache().find(key)
+    cache = Cache()
+    entry = cache.find(key)
     if entry is None or entry.exported is None:
         raise LookupError(LOST)
     if not callable(getattr(target, "run_model", None)):
         raise Unsupported("it runs no ONNX files: it has no run_model(model, feeds)")
     exported = entry.exported
-    values = target.run_model(exported.model, exported.feeds(tensors))
-    return exported.results(values), (*exported.faults, *exported.misinferred(values))
+    feeds = exported.feeds(tensors)
+    began = time.perf_counter()
+    file = str(cache.path_of(exported))
+    try:
+        values = target.run_model(exported.model, feeds)
+    except Exception as error:
+        if not exported.faults:
+            raise
+        return Outcome("error", message=describe_error(error), faults=exported.faults, file=file)
+    seconds = time.perf_counter() - began
+    faults = (*exported.faults, *exported.misinferred(values))
+    return Outcome("returned", _arrays(exported.results(values)), "", seconds, faults, file)
 
 
 def _arrays(returned: Any) -> dict[str, np.ndarray]:
@@ -182,18 +193,6 @@ def describe_error(error: BaseException) -> str:
 def _short(text: str) -> str:
     line = quiet(text)
     return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 3] + "..."
-
-
-def _module_from(path: Path) -> Any:
-    name = f"target_file_{path.stem}"  # a file named like what it imports must not stand in its way
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    sys.path.append(str(path.parent))
-    spec.loader.exec_module(module)
-    return module
 
 
 def _redirect_output(path: Path) -> int:

@@ -71,6 +71,27 @@ def summation(name: str, format: Format, sums: Format, meaning: str) -> Arithmet
     return Arithmetic(name, format.name, meaning, bound, scale)
 
 
+def storing(arithmetic: Arithmetic, count: int) -> Arithmetic:
+    """The same where every term was rounded so often more to the tensors' dtype, as by weights that were folded.
+
+    Those roundings may be the same in all elements of a channel, so that in the mean they do not become less.
+    """
+    if not count:
+        return arithmetic
+    unit = FORMATS[arithmetic.dtype].unit_roundoff
+    once = float(gamma(np.array(count), unit))
+
+    def bound(n: np.ndarray, a: np.ndarray, size: np.ndarray) -> np.ndarray:
+        largest: np.ndarray = arithmetic.bound(n, a, size) + once * a
+        return largest
+
+    def scale(n: np.ndarray, a: np.ndarray, size: np.ndarray) -> np.ndarray:
+        typical: np.ndarray = arithmetic.scale(n, a, size) + count * unit * a
+        return typical
+
+    return replace(arithmetic, bound=bound, scale=scale)
+
+
 def rounded_operands(name: str, significant_bits: int, meaning: str) -> Arithmetic:
     """Both operands rounded to fewer bits, products summed in float32."""
     u, tiny = 2.0**-significant_bits, SINGLE.tiny

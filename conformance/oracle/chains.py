@@ -18,10 +18,11 @@ from numpy.random import Generator
 
 from conformance.dtypes import Format, round_once
 from conformance.errors import OracleRounded
-from conformance.oracle import pooling
+from conformance.oracle import batch_norm, pooling
 from conformance.oracle.draws import generator
 from conformance.oracle.steps import oracle_of
-from conformance.spec import Chain, Convolution, Deconvnet, MaxUnpool, Stage, Take, is_index
+from conformance.spec import BatchNorm, Chain, Convolution, Deconvnet, MaxUnpool, Stage, Take, is_index
+from conformance.spec.conv_block import NORM_TENSORS
 
 Tensors = Mapping[str, np.ndarray]
 Values = dict[str, np.ndarray]
@@ -65,7 +66,7 @@ def _draw_exact(case: Chain, format: Format, seed: int) -> tuple[dict[str, np.nd
             continue
         for turn in range(LIVE_ATTEMPTS):
             rng = generator(case.id, f"exact {taps} {bits} {turn}", seed)
-            tensors = _draw(case, rng, format, _whole_numbers(bits, taps))
+            tensors = _draw(case, rng, format, _whole_numbers(case, format, bits, taps))
             values = _walk_exactly(case, tensors, 2**format.precision)
             if values is None:
                 break
@@ -85,6 +86,8 @@ def _growth(case: Chain, taps: int) -> float:
 
 def _walk_exactly(case: Chain, tensors: Tensors, limit: int) -> Values | None:
     """What every stage gives, or None where some partial sum exceeds the limit."""
+    if not case.tells_stages and _largest_sum(case, tensors) > limit:
+        return None
     values: Values = {}
     for stage in case.stages:
         roundings = oracle_of(stage.step).roundings(stage.step, *_fed(stage, tensors, values))
@@ -92,6 +95,21 @@ def _walk_exactly(case: Chain, tensors: Tensors, limit: int) -> Values | None:
             return None
         values = walk((stage,), tensors, values)
     return values
+
+
+def _largest_sum(case: Chain, tensors: Tensors) -> float:
+    """The largest that partial sums can become, however the stages are computed in one another.
+
+    Every product of the whole chain counts with its absolute value, so that nothing cancels between stages.
+    """
+    values, largest = dict(tensors), 0.0
+    for stage in case.stages:
+        oracle, fed = oracle_of(stage.step), [values[name] for name in stage.reads]
+        roundings = oracle.roundings(stage.step, *fed)
+        result = np.abs(oracle.exact(stage.step, *fed)[0]) if roundings is None else roundings.magnitude
+        values[stage.gives[0]] = result
+        largest = max(largest, float(result.max(initial=0.0)))
+    return largest
 
 
 def _draw_rounding(case: Chain, format: Format, seed: int) -> tuple[dict[str, np.ndarray], Values]:
@@ -122,11 +140,14 @@ def _draw(case: Chain, rng: Generator, format: Format, numbers: Numbers) -> dict
     }
 
 
-def _whole_numbers(bits: int, taps: int) -> Numbers:
+def _whole_numbers(case: Chain, format: Format, bits: int, taps: int) -> Numbers:
     """Inputs of so many bits; ``taps`` weights of each filter are not 0, but -2 to 2; small biases."""
+    norms = {name: s.step for s in case.stages if isinstance(s.step, BatchNorm) for name in s.reads[1:]}
 
     def numbers(name: str, shape: tuple[int, ...], rng: Generator) -> np.ndarray:
         what = name.rpartition(".")[2]
+        if name in norms:
+            return batch_norm.whole_numbers(norms[name], what, shape[0], format, rng)
         if what == "weight":
             return _sparse(shape, taps, rng)
         limit = 2**bits if what in ("input", "maps", "activation") else 4
@@ -146,6 +167,8 @@ def _sparse(shape: tuple[int, ...], taps: int, rng: Generator) -> np.ndarray:
 
 def _normal_numbers(name: str, shape: tuple[int, ...], rng: Generator) -> np.ndarray:
     what = name.rpartition(".")[2]
+    if what in NORM_TENSORS:
+        return batch_norm.normal_numbers(what, shape[0], rng)
     scale = {"weight": math.sqrt(2 / max(math.prod(shape[1:]), 1)), "bias": 0.1}.get(what, 1.0)
     values: np.ndarray = rng.standard_normal(shape) * scale
     return values

@@ -79,6 +79,13 @@ def usage(
     return Usage(max(top, 0.0), rms, largest, worst)
 
 
+def rms(typical: np.ndarray) -> float:
+    """The root mean square of errors told in the size that is typical of them, relative to its limit."""
+    if not typical.size:
+        return 0.0
+    return math.sqrt(float(np.mean(np.square(typical))) / (1 + SMALL_SAMPLE / typical.size))
+
+
 def ratio(error: np.ndarray, limit: np.ndarray) -> np.ndarray:
     """``error / limit``, where 0 / 0 is 0: a bound of 0 demands exactly 0."""
     quotient: np.ndarray = np.divide(error, limit, out=np.where(error > 0, np.inf, 0.0), where=limit > 0)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -90,14 +91,6 @@ def holds(axes: Axes, x: np.ndarray, values: np.ndarray) -> np.ndarray:
     return found.any(axis=2).reshape(values.shape)  # type: ignore[no-any-return]
 
 
-def runners_up(axes: Axes, x: np.ndarray, switches: np.ndarray) -> np.ndarray:
-    """The largest element of each window beside the one that its switch names; -inf where there is none."""
-    table = windows(tuple(axes))
-    seen = np.where(table >= 0, planes(x)[:, table], -np.inf)
-    chosen = table[None] == planes(switches)[..., None]
-    return np.where(chosen, -np.inf, seen).max(axis=2).reshape(switches.shape)  # type: ignore[no-any-return]
-
-
 def inside_window(axes: Axes, switches: np.ndarray) -> np.ndarray:
     """Whether each switch names an element of its own window."""
     table = windows(tuple(axes))
@@ -155,3 +148,65 @@ def unpool(y: np.ndarray, switches: np.ndarray, large: Sequence[int]) -> np.ndar
         with np.errstate(invalid="ignore"):  # inf - inf is NaN, as it should be
             np.add.at(result, flat, values.ravel())
     return result.reshape(*y.shape[:2], *large)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the values of windows may stand: an entry for each place that a window's may have.
+
+    ``window`` and ``place`` are flat over all planes; ``sure`` is the only entry of its window.
+    """
+
+    window: np.ndarray
+    place: np.ndarray
+    sure: np.ndarray
+
+    def unsettled(self, small: np.ndarray) -> int:
+        """How many windows have several places, of those that ``small`` says to look at."""
+        return int(small.reshape(-1)[np.unique(self.window[~self.sure])].sum())
+
+    def twins(self, small: Sequence[int]) -> np.ndarray:
+        """The windows whose value comes from a place that a window before them takes it from, surely both."""
+        windows, places = self.window[self.sure], self.place[self.sure]
+        again = np.ones(windows.size, bool)
+        again[np.unique(places, return_index=True)[1]] = False
+        result = np.zeros(math.prod(small), bool)
+        result[windows[again]] = True
+        return result.reshape(small)
+
+    def count(self, large: Sequence[int], which: np.ndarray | None = None) -> np.ndarray:
+        """How many values may come to each place of ``(N, C, *large)``, or those of some entries."""
+        places = self.place if which is None else self.place[which]
+        return np.bincount(places, minlength=math.prod(large)).reshape(large)
+
+
+def settled(switches: np.ndarray, large: Sequence[int]) -> Places:
+    """The places that switches ``(N, C, *small)`` name, in planes of that size."""
+    places = planes(switches) + np.arange(math.prod(switches.shape[:2]))[:, None] * math.prod(large)
+    return Places(np.arange(switches.size), places.reshape(-1), np.ones(switches.size, bool))
+
+
+def may_be_maxima(axes: Axes, low: np.ndarray, high: np.ndarray) -> Places:
+    """The places of all elements that may be the maximum of their window, where x lies between low and high."""
+    table = windows(tuple(axes))
+    lows, highs = planes(low), planes(high)
+    found: list[tuple[np.ndarray, ...]] = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
+    for start in range(0, lows.shape[0], step := max(BLOCK // max(table.size, 1), 1)):
+        rows = slice(start, start + step)
+        seen = [np.where(table >= 0, bounds[rows][:, table], -np.inf) for bounds in (lows, highs)]
+        plane, window, tap = np.nonzero(may_be_largest(*seen))
+        plane += start
+        found.append((plane * table.shape[0] + window, plane * lows.shape[1] + table[window, tap]))
+    window, place = (np.concatenate(each) for each in zip(*found, strict=True))
+    return Places(window, place, np.bincount(window)[window] == 1)
+
+
+def may_be_largest(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Which numbers along the last axis may be the largest, and the first of several, if they lie between low and high.
+
+    Of numbers that are known and equal that is the first.
+    """
+    lowest = low.max(axis=-1, keepdims=True)
+    first = np.arange(low.shape[-1]) == low.argmax(axis=-1)[..., None]
+    may_be: np.ndarray = first | (high > lowest) | ((high == lowest) & (low < high))
+    return may_be

@@ -12,14 +12,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from conformance.oracle import pooling
+from conformance.oracle import batch_norm, pooling
 from conformance.oracle import response_norm as norm
 from conformance.oracle.operators import OPERATORS
 from conformance.spec import (
+    BatchNorm,
     Convolution,
     Isolate,
     MaxPool,
     MaxUnpool,
+    NormedConvolution,
+    Pad,
     Rectify,
     Reshape,
     ResponseNorm,
@@ -36,11 +39,13 @@ class Roundings:
     """``products`` additions and multiplications round in an element, whose terms add up to ``magnitude`` in size.
 
     ``own_format`` says that partial results are stored in the tensor's dtype, as where an operator adds in place.
+    ``stored`` counts what else is rounded to that dtype, the same in many elements, such as weights that were folded.
     """
 
     products: np.ndarray
     magnitude: np.ndarray
     own_format: bool = True
+    stored: int = 0
 
 
 class StepOracle(Protocol):
@@ -89,7 +94,7 @@ class _MovesNumbers:
 class _MaxPool(_MovesNumbers):
     def exact(self, step: MaxPool, *fed: np.ndarray) -> Arrays:
         values, switches = pooling.max_pool(step.axes, fed[0], step.magnitude)
-        return values.astype(np.float64), switches
+        return (values.astype(np.float64), switches) if step.tells_switches else (values.astype(np.float64),)
 
     def passed_on(self, step: MaxPool, error: np.ndarray, *fed: np.ndarray, squared: bool = False) -> np.ndarray:  # noqa: ARG002
         return pooling.max_pool(step.axes, error)[0]
@@ -208,8 +213,61 @@ class _Take(_MovesNumbers):
         return pooling.take(error, fed[1])
 
 
+class _Pad(_MovesNumbers):
+    def exact(self, step: Pad, *fed: np.ndarray) -> Arrays:
+        return (_padded(step, fed[0].astype(np.float64), step.value),)
+
+    def passed_on(self, step: Pad, error: np.ndarray, *fed: np.ndarray, squared: bool = False) -> np.ndarray:  # noqa: ARG002
+        return _padded(step, error, 0.0)
+
+
+def _padded(step: Pad, x: np.ndarray, value: float) -> np.ndarray:
+    kept = (slice(max(-b, 0), n - max(-e, 0)) for n, (b, e) in zip(x.shape[2:], step.ends, strict=True))
+    added = [(max(begin, 0), max(end, 0)) for begin, end in step.ends]
+    return np.pad(x[(slice(None), slice(None), *kept)], [(0, 0), (0, 0), *added], constant_values=value)
+
+
+class _BatchNorm:
+    def exact(self, step: BatchNorm, *fed: np.ndarray) -> Arrays:
+        return (batch_norm.batch_norm(step, fed[0].astype(np.float64), *fed[1:]),)
+
+    def roundings(self, step: BatchNorm, *fed: np.ndarray) -> Roundings:
+        magnitude = batch_norm.magnitude(step, np.abs(fed[0].astype(np.float64)), *fed[1:])
+        return Roundings(np.array(batch_norm.TERMS), magnitude, stored=batch_norm.RATE)
+
+    def passed_on(self, step: BatchNorm, error: np.ndarray, *fed: np.ndarray, squared: bool = False) -> np.ndarray:
+        return batch_norm.passed_on(step, error, *fed[1:], squared=squared)
+
+
+class _NormedConvolution:
+    def exact(self, step: NormedConvolution, *fed: np.ndarray) -> Arrays:
+        filtered, parameters = _halves(step, fed)
+        (z,) = _CONVOLUTION.exact(step.convolution, *filtered)
+        return (batch_norm.batch_norm(step.norm, z, *parameters),)
+
+    def roundings(self, step: NormedConvolution, *fed: np.ndarray) -> Roundings:
+        filtered, parameters = _halves(step, fed)
+        sums = _CONVOLUTION.roundings(step.convolution, *filtered)
+        magnitude = batch_norm.magnitude(step.norm, sums.magnitude, *parameters)
+        return Roundings(sums.products + 1, magnitude, own_format=False, stored=batch_norm.STORED)
+
+    def passed_on(
+        self, step: NormedConvolution, error: np.ndarray, *fed: np.ndarray, squared: bool = False
+    ) -> np.ndarray:
+        filtered, parameters = _halves(step, fed)
+        passed = _CONVOLUTION.passed_on(step.convolution, error, *filtered, squared=squared)
+        return batch_norm.passed_on(step.norm, passed, *parameters, squared=squared)
+
+
+def _halves(step: NormedConvolution, fed: Arrays) -> tuple[Arrays, Arrays]:
+    """What the convolution reads, and what the normalisation reads beside its result."""
+    count = len(step.convolution.tensor_shapes)
+    return fed[:count], fed[count:]
+
+
+_CONVOLUTION = _Convolution()
 STEPS: dict[type, StepOracle] = {
-    Convolution: _Convolution(),
+    Convolution: _CONVOLUTION,
     MaxPool: _MaxPool(),
     MaxUnpool: _MaxUnpool(),
     Rectify: _Rectify(),
@@ -218,6 +276,9 @@ STEPS: dict[type, StepOracle] = {
     Isolate: _Isolate(),
     Reshape: _Reshape(),
     Take: _Take(),
+    Pad: _Pad(),
+    BatchNorm: _BatchNorm(),
+    NormedConvolution: _NormedConvolution(),
 }
 
 

@@ -30,6 +30,7 @@ SAID = (
     "auto_pad",
     "output_shape",
     "relationship",
+    "onnx",
     "ceil_mode",
     "magnitude",
     "isolate",
@@ -126,6 +127,8 @@ def show_outcome(problem: Problem, target: str, outcomes: Sequence[Outcome], pro
     console.print(f"\n{target} on {problem.data} data: {judgement.verdict} ({judgement.arithmetic})", style="bold")
     for text in filter(None, (judgement.diagnosis, judgement.message)):
         console.print(f"  {text}", highlight=False)
+    for file in dict.fromkeys(outcome.file for outcome in outcomes if outcome.file):
+        console.print(f"  exported file: {file}", highlight=False, soft_wrap=True)
     if isinstance(problem, ChainProblem) and outcomes[0].kind == "returned":
         _show_judged_stages(problem, outcomes[0], promised, console)
     if isinstance(problem, LinearProblem) and not judgement.passed:

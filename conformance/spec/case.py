@@ -10,6 +10,7 @@ import numpy as np
 
 from conformance.arithmetic import Axis
 from conformance.arithmetic.spellings import AutoPad, Mode, Pair
+from conformance.spec.onnx_words import OnnxWords
 
 EDGE_KINDS = ("edge-nan", "edge-inf", "edge-zero", "edge-subnormal", "edge-huge")
 DRAWN_KINDS = ("exact", "rounding", *EDGE_KINDS)
@@ -44,7 +45,10 @@ class Vectors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """What is common to all ops.  ``id`` is ``suite/name`` or ``suite/name[key=value,...]`` and seeds the numbers."""
+    """What is common to all ops.  ``id`` is ``suite/name`` or ``suite/name[key=value,...]`` and seeds the numbers.
+
+    A case with ``onnx`` words is about how a node of ONNX is written; targets that run no ONNX cannot say it.
+    """
 
     id: str
     op: str
@@ -56,10 +60,16 @@ class Case:
     source: str = ""
     location: str = ""
     vectors: Vectors | None = field(default=None, compare=False)
+    onnx: OnnxWords | None = None
 
     @property
     def suite(self) -> str:
         return self.id.partition("/")[0]
+
+    @property
+    def opset(self) -> int | None:
+        """The opset of ONNX that it asks for, None where any will do."""
+        return None if self.onnx is None else self.onnx.opset
 
     @property
     def tensor_shapes(self) -> dict[str, Shape]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-from conformance.arithmetic import Axis, Quantities, check_relationship
+from conformance.arithmetic import Axis, Quantities, check_relationship, onnx_readings
 from conformance.arithmetic import spellings as spell
 from conformance.arithmetic.axis import extent, full_size
 from conformance.spec.case import DRAWN_KINDS, PROPERTIES, Convolution
@@ -26,6 +26,10 @@ from conformance.spec.fields import (
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, ...] | spell.Mode
+Readings = tuple[tuple[str, tuple[Axis, ...]], ...]
+
+AUTO_PAD_COUNTS = "auto_pad counts, and pads do not"
+PADS_COUNT = "pads count, and auto_pad does not"
 
 
 class ConvolutionEntry(Entry):
@@ -63,7 +67,10 @@ class ConvolutionEntry(Entry):
         )
         self._check_output(case)
         self._check_relationship(case)
-        return case
+        readings = self._readings(case)
+        if readings and any(kind in PROPERTIES for kind in case.data):
+            raise KeyedError("data", "expected no adjoint or linearity: this spelling can be read in several ways")
+        return replace(case, readings=readings)
 
     def spelling(self) -> dict[str, Any]:
         """How the size is spelled: ``padding`` and its relatives, one value per axis."""
@@ -72,6 +79,37 @@ class ConvolutionEntry(Entry):
     def axis(self, n: int, spelling: dict[str, Any]) -> Axis:
         """The geometry of axis ``n``."""
         raise NotImplementedError
+
+    def pairs(self, n: int, case: Convolution) -> dict[str, Pair]:  # noqa: ARG002
+        """Paddings or crops of axis ``n`` by the names of readings, where the specification leaves it open."""
+        return {}
+
+    def explicit(self, n: int, case: Convolution, pads: Pair) -> Pair:  # noqa: ARG002
+        """The padding or crop that explicit pads of axis ``n`` mean."""
+        return pads
+
+    def padded(self, axis: Axis, pair: Pair) -> Axis:
+        """The same axis with other padding."""
+        raise NotImplementedError
+
+    def _readings(self, case: Convolution) -> Readings:
+        """What the case may mean, the first being what it means to us; none where there is no doubt."""
+        each = [
+            {name: self.padded(axis, pair) for name, pair in self.pairs(n, case).items()}
+            for n, axis in enumerate(case.axes)
+        ]
+        names = dict.fromkeys(name for readings in each for name in readings)
+        found = [(name, tuple(r.get(name, axis) for r, axis in zip(each, case.axes, strict=True))) for name in names]
+        if case.onnx is not None and case.onnx.pads is not None and case.output_shape is None:
+            found = [*(found or [(AUTO_PAD_COUNTS, case.axes)]), (PADS_COUNT, self._beside(case, case.onnx.pads))]
+        return tuple(found) if len({axes for _, axes in found}) > 1 else ()
+
+    def _beside(self, case: Convolution, pads: tuple[Pair, ...]) -> tuple[Axis, ...]:
+        """The axes if the pads that stand beside ``auto_pad`` are what counts."""
+        axes = tuple(self.padded(axis, self.explicit(n, case, pads[n])) for n, axis in enumerate(case.axes))
+        if min(min(axis.small, axis.large) for axis in axes) < 1:
+            raise KeyedError("onnx.pads", "impossible shape: with these pads there would be no output")
+        return axes
 
     @property
     def rank(self) -> int:
@@ -145,6 +183,13 @@ class ConvEntry(ConvolutionEntry):
         o, (begin, _) = _convolved(i, k, s, d, pads, n)
         return Axis(large=i, small=o, kernel=k, stride=s, dilation=d, begin=begin)
 
+    def pairs(self, n: int, case: Convolution) -> dict[str, Pair]:
+        axis = case.axes[n]
+        return onnx_readings.same_readings(axis.large, axis.extent, axis.stride, self.auto_pad or "NOTSET", case.opset)
+
+    def padded(self, axis: Axis, pair: Pair) -> Axis:
+        return replace(axis, begin=pair[0], small=spell.convolution_size(axis.large, axis.extent, axis.stride, pair))
+
 
 class ConvInputGradientEntry(ConvolutionEntry):
     """``conv_input_gradient``: the gradient of a convolution with respect to its input, C.T applied to what comes back.
@@ -183,28 +228,22 @@ class ConvTransposeEntry(ConvolutionEntry):
             spelling[key] = None if getattr(self, key) is None else self.per_axis(key)
         return spelling
 
-    def resolve(self, common: dict[str, Any]) -> Convolution:
-        case = super().resolve(common)
-        each = [self._readings(n, axis, case) for n, axis in enumerate(case.axes)]
-        names = dict.fromkeys(name for readings in each for name in readings)
-        readings = tuple(
-            (name, tuple(r.get(name, axis) for r, axis in zip(each, case.axes, strict=True))) for name in names
+    def pairs(self, n: int, case: Convolution) -> dict[str, Pair]:
+        axis = case.axes[n]
+        added = case.output_padding[n] if case.output_padding else 0
+        size, auto_pad = case.output_shape[n] if case.output_shape else None, self.auto_pad or "NOTSET"
+        if size is None and auto_pad in ("NOTSET", "VALID"):
+            pads = case.padding[n] if isinstance(case.padding, tuple) else (0, 0)
+            return onnx_readings.added_readings(pads, added, case.opset)
+        return onnx_readings.transposed_readings(
+            axis.small, axis.extent, axis.stride, added, size, auto_pad, case.opset
         )
-        if readings and any(kind in PROPERTIES for kind in case.data):
-            raise KeyedError("data", "expected no adjoint or linearity: this spelling can be read in several ways")
-        return replace(case, readings=readings)
 
-    def _readings(self, n: int, axis: Axis, case: Convolution) -> dict[str, Axis]:
-        """What axis ``n`` may mean where the specification leaves it open."""
-        crops = spell.onnx_transposed_readings(
-            axis.small,
-            axis.extent,
-            axis.stride,
-            case.output_padding[n] if case.output_padding else 0,
-            case.output_shape[n] if case.output_shape else None,
-            self.auto_pad or "NOTSET",
-        )
-        return {name: replace(axis, begin=begin, large=axis.full - begin - end) for name, (begin, end) in crops.items()}
+    def explicit(self, n: int, case: Convolution, pads: Pair) -> Pair:
+        return spell.explicit_transposed(pads, case.output_padding[n] if case.output_padding else 0)
+
+    def padded(self, axis: Axis, pair: Pair) -> Axis:
+        return replace(axis, begin=pair[0], large=axis.full - sum(pair))
 
     def _check_combination(self) -> None:
         onnx = "output_shape" if self.output_shape else self.auto_pad and f"auto_pad: {self.auto_pad}"

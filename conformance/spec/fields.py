@@ -14,6 +14,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from conformance.arithmetic.spellings import AutoPad, Mode, Pair
 from conformance.dtypes import FORMATS
 from conformance.spec.case import DRAWN_KINDS, PROPERTIES
+from conformance.spec.onnx_words import ONNX_OPERATORS, WEIGHTS_FROM, WeightsFrom
 from conformance.spec.steps import (
     BIAS_DOWNS,
     DIRECTIONS,
@@ -34,6 +35,8 @@ from conformance.spec.steps import (
 )
 
 MAX_SIZE = 2**31 - 1
+MAX_SMALL = 16
+"""The size of numbers that may stand among those of exact data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +67,15 @@ def is_integer(value: Any, low: int, high: int = MAX_SIZE) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def _integer(low: int) -> Written:
-    what = f"an integer >= {low}"
+def _integer(low: int, high: int = MAX_SIZE) -> Written:
+    what = f"an integer >= {low}" if high == MAX_SIZE else f"an integer from {low} to {high}"
 
     def parse(value: Any) -> int:
-        if not is_integer(value, low):
+        if not is_integer(value, low, high):
             raise _expected(what, value)
         return int(value)
 
-    return Written(parse, {"type": "integer", "minimum": low, "maximum": MAX_SIZE})
+    return Written(parse, {"type": "integer", "minimum": low, "maximum": high})
 
 
 def _sizes(low: int, scalar: bool) -> Written:
@@ -95,27 +98,28 @@ _PAD = {"type": "integer", "minimum": -MAX_SIZE, "maximum": MAX_SIZE}
 _PADS = {"type": "array", "items": _PAD, "minItems": 2, "maxItems": 2}
 
 
-_PADDING = {
-    "anyOf": [
-        {"enum": ["same", "valid"]},
-        _PAD,
-        {"type": "array", "items": {"anyOf": [_PAD, _PADS]}, "minItems": 1, "maxItems": 3},
-    ]
-}
+_ROWS = [_PAD, {"type": "array", "items": {"anyOf": [_PAD, _PADS]}, "minItems": 1, "maxItems": 3}]
+_PADDING = {"anyOf": [{"enum": ["same", "valid"]}, *_ROWS]}
 
 
 def _padding(value: Any) -> Any:
+    if value in ("same", "valid"):
+        return value
+    return _pads(value, "an integer, one integer or [begin, end] pair per spatial axis, same or valid")
+
+
+def _pads(value: Any, what: str = "an integer, or one integer or [begin, end] pair per spatial axis") -> Any:
     def pad(v: Any) -> bool:
         return is_integer(v, -MAX_SIZE)
 
     def pair(v: Any) -> bool:
         return isinstance(v, list) and len(v) == 2 and all(map(pad, v))
 
-    if value in ("same", "valid") or pad(value):
+    if pad(value):
         return value
     if isinstance(value, list) and 1 <= len(value) <= 3 and all(pad(v) or pair(v) for v in value):
         return tuple(tuple(v) if isinstance(v, list) else v for v in value)
-    raise _expected("an integer, one integer or [begin, end] pair per spatial axis, same or valid", value)
+    raise _expected(what, value)
 
 
 def _word(pattern: str, what: str) -> Written:
@@ -158,6 +162,12 @@ def _boolean(value: Any) -> bool:
     return value
 
 
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _expected("a mapping", value)
+    return value
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise _expected("text", value)
@@ -183,6 +193,7 @@ def _strongest_or(what: Written, name: str) -> Written:
 
 
 _KINDS = (*DRAWN_KINDS, "edge", *PROPERTIES)
+_OPTIONAL = tuple(dict.fromkeys(name for operator in ONNX_OPERATORS.values() for name in operator.optional))
 
 Count = Annotated[int, _integer(0)]
 Positive = Annotated[int, _integer(1)]
@@ -190,6 +201,8 @@ PerAxis = Annotated[int | tuple[int, ...], _sizes(1, scalar=True)]
 PerAxisOrZero = Annotated[int | tuple[int, ...], _sizes(0, scalar=True)]
 SpatialSize = Annotated[tuple[int, ...], _sizes(1, scalar=False)]
 Padding = Annotated[int | str | tuple[int | tuple[int, int], ...], Written(_padding, _PADDING)]
+Rows = Annotated[int | tuple[int | tuple[int, int], ...], Written(_pads, {"anyOf": _ROWS})]
+SmallInteger = Annotated[int, _integer(-MAX_SMALL, MAX_SMALL)]
 Name = Annotated[str, _word(r"[A-Za-z0-9][A-Za-z0-9._+-]*", "a name of letters, digits and . _ + -")]
 Dtype = Annotated[str, _one_of(tuple(FORMATS))]
 AutoPadName = Annotated[AutoPad, _one_of(get_args(AutoPad))]
@@ -207,6 +220,11 @@ SeedName = Annotated[Seed, _one_of(SEEDS)]
 NormDownName = Annotated[NormDown, _one_of(NORM_DOWNS)]
 BiasDownName = Annotated[BiasDown, _one_of(BIAS_DOWNS)]
 DirectionName = Annotated[Direction, _one_of(DIRECTIONS)]
+Opset = Annotated[int, _integer(1, 99)]
+OmittedNames = Annotated[tuple[str, ...], _several(_OPTIONAL, ", ".join(_OPTIONAL))]
+WeightsName = Annotated[WeightsFrom, _one_of(WEIGHTS_FROM)]
+StorageOrder = Annotated[int, _integer(0, 1)]
+OnnxMapping = Annotated[dict[str, Any], Written(_mapping, {"type": "object"})]
 SwitchesName = Annotated[Switches, _one_of(SWITCHES)]
 Boolean = Annotated[bool, Written(_boolean, {"type": "boolean"})]
 Text = Annotated[str, Written(_text, {"type": "string"})]
@@ -236,12 +254,15 @@ class Entry(Strict):
     expected: dict[str, Numbers] | None = None
     vectors: Text | None = None
     decimals: Count | None = None
+    onnx: OnnxMapping | None = None
 
     def refused(self) -> dict[str, str]:
         """Kinds of data that these values leave no room for, with the reason."""
-        if self.dtype == "float64":
-            return {"rounding": "what the oracle sums in float64 without rounding every honest float64 target does too"}
-        return {}
+        rounding = "what the oracle sums in float64 without rounding every honest float64 target does too"
+        refused = {"rounding": rounding} if self.dtype == "float64" else {}
+        if self.onnx is not None:
+            refused |= dict.fromkeys(PROPERTIES, "words of ONNX say how one node is written, and a property needs two")
+        return refused
 
     def resolve(self, common: dict[str, Any]) -> Any:
         """The case that this entry describes.  Raises KeyedError where its values do not fit together."""
@@ -265,11 +286,11 @@ def per_axis(key: str, value: Any, rank: int) -> tuple[int, ...]:
     return value
 
 
-def pads_per_axis(value: Any, rank: int) -> tuple[Pair, ...] | Mode:
+def pads_per_axis(value: Any, rank: int, key: str = "padding") -> tuple[Pair, ...] | Mode:
     """``padding`` as ``(begin, end)`` per axis, or the word."""
     if value == "same" or value == "valid":
         return value  # type: ignore[no-any-return]
-    values = per_axis("padding", value or 0, rank)
+    values = per_axis(key, value or 0, rank)
     return tuple(v if isinstance(v, tuple) else (v, v) for v in values)
 
 

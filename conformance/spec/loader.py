@@ -15,12 +15,14 @@ from conformance.errors import Problem, SpecError
 from conformance.spec import matrix as grid
 from conformance.spec.adaptive import AdaptiveDeconvEntry
 from conformance.spec.case import EDGE_KINDS, PUBLISHED, Case
+from conformance.spec.conv_block import ConvBlockEntry
 from conformance.spec.convolution import ConvEntry, ConvInputGradientEntry, ConvTransposeEntry
 from conformance.spec.deconv_block import DeconvBlockEntry
 from conformance.spec.deconvnet import DeconvnetEntry
 from conformance.spec.fields import Entry, KeyedError, Name, show
 from conformance.spec.marks import Document, KeyPath, dotted, read_document
 from conformance.spec.nested import closest, words
+from conformance.spec.onnx_entry import check_words, onnx_words
 from conformance.spec.pooling import MaxPoolEntry, MaxUnpoolEntry
 from conformance.spec.vectors import attach_vectors
 
@@ -28,6 +30,7 @@ OPS: dict[str, type[Entry]] = {
     "conv": ConvEntry,
     "conv_transpose": ConvTransposeEntry,
     "conv_input_gradient": ConvInputGradientEntry,
+    "conv_block": ConvBlockEntry,
     "max_pool": MaxPoolEntry,
     "max_unpool": MaxUnpoolEntry,
     "deconv_block": DeconvBlockEntry,
@@ -184,7 +187,8 @@ class _Loader:
             "source": entry.source,
             "location": f"{self.document.file}:{self.document.line(path)}",
         }
-        case: Case = entry.resolve(common | {"data": data_kinds(entry)})
+        case: Case = entry.resolve(common | {"data": data_kinds(entry), "onnx": onnx_words(entry)})
+        check_words(case)
         if (size := case.elements * FORMATS[case.dtype].dtype.itemsize) > MAX_CASE_BYTES:
             raise KeyedError("input", f"too large: {size:,} bytes of tensors, expected at most {MAX_CASE_BYTES:,}")
         vectors = attach_vectors(case, entry.tensors, entry.expected, entry.vectors, entry.decimals, self.folder)

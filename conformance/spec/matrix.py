@@ -42,4 +42,6 @@ def label(key: str, value: Any) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, list):
         return "x".join(":".join(map(str, v)) if isinstance(v, list) else str(v) for v in value)
+    if isinstance(value, dict):
+        return "+".join(f"{key}:{_short(v)}" for key, v in value.items())
     return value if isinstance(value, str) else show(value)

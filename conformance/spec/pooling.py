@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from conformance.arithmetic import Axis
@@ -11,6 +11,7 @@ from conformance.arithmetic import spellings as spell
 from conformance.arithmetic.axis import extent
 from conformance.spec.case import OnAxes, Shape
 from conformance.spec.fields import (
+    AutoPadName,
     Boolean,
     Entry,
     KeyedError,
@@ -22,9 +23,9 @@ from conformance.spec.fields import (
     pads_per_axis,
     per_axis,
 )
+from conformance.spec.pool_axes import Pads, every_window_has_an_element, pool_axes, unpooled_axis
+from conformance.spec.pool_readings import PoolReading, pool_readings
 from conformance.spec.steps import Chain, Overlap, Stage
-
-Pads = tuple[spell.Pair, ...] | spell.Mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +55,18 @@ class MaxPool(Pooling):
     """The maximum of each window, and its switch: the flat index of the maximum within the plane of its channel.
 
     The input is the large side.  Padding never wins; the first of equal maxima in C order is the switch.
-    ``magnitude`` picks by absolute value and keeps the sign.
+    ``magnitude`` picks by absolute value and keeps the sign.  ``auto_pad`` is ONNX's; ``padding`` is what it comes to.
+    Where ONNX's text allows several results, ``readings`` has them all, the first being ``axes``.
     """
 
     ceil_mode: bool = False
     magnitude: bool = False
+    auto_pad: spell.AutoPad | None = None
+    readings: tuple[PoolReading, ...] = ()
+
+    @property
+    def tells_switches(self) -> bool:
+        return self.onnx is None or self.onnx.indices
 
     @property
     def tensor_shapes(self) -> dict[str, Shape]:
@@ -66,7 +74,7 @@ class MaxPool(Pooling):
 
     @property
     def result_shapes(self) -> dict[str, Shape]:
-        return {"output": self.small_shape, "indices": self.small_shape}
+        return dict.fromkeys(self.stages[0].gives, self.small_shape)
 
     @property
     def products(self) -> int:
@@ -74,7 +82,8 @@ class MaxPool(Pooling):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        return (Stage("output", self, ("input",), ("output", "indices")),)
+        given = ("output", "indices") if self.tells_switches else ("output",)
+        return (Stage("output", self, ("input",), given),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +92,13 @@ class MaxUnpool(Pooling):
 
     The result is the large side.  Where pooling windows overlap, several values may name the same place; ``overlap``
     says what becomes of them: their ``sum`` (the adjoint of pooling), one of them (``assign``), or their ``mean``.
-    ``output_size`` is None where the size is the one that follows from the windows.
+    ``output_size`` is None where the size is the one that follows from the windows.  ``output_shape`` is ONNX's: any
+    size that holds what is put there; what the switches count in then is contested (onnx/onnx#2398).
     """
 
     overlap: Overlap = "sum"
     output_size: Shape | None = None
+    output_shape: Shape | None = None
 
     @property
     def tensor_shapes(self) -> dict[str, Shape]:
@@ -109,31 +120,12 @@ class MaxUnpool(Pooling):
     def inferred(self) -> Shape:
         """The size that follows from the windows alone, which an ``output_size`` may exceed."""
         pads = self.padding if isinstance(self.padding, tuple) else ((0, 0),) * self.rank
-        return tuple(a.full - sum(pair) for a, pair in zip(self.axes, pads, strict=True))
+        return tuple(size - sum(pair) for size, pair in zip(self.unpadded, pads, strict=True))
 
-
-def pool_axes(size: Shape, kernel: Shape, stride: Shape, dilation: Shape, pads: Pads, ceil: bool) -> tuple[Axis, ...]:
-    """The axes of a pooling of that size.  Raises KeyedError where a window has no element."""
-    axes = []
-    for n, (i, k, s, d) in enumerate(zip(size, kernel, stride, dilation, strict=True)):
-        ke = extent(k, d)
-        pair = pads[n] if isinstance(pads, tuple) else spell.convolution_same(i, ke, s) if pads == "same" else (0, 0)
-        if min(pair) < 0:
-            raise KeyedError("padding", f"expected no negative padding, got {list(pair)} on axis {n}")
-        o = spell.pooled_size(i, ke, s, pair, ceil)
-        if o < 1:
-            raise KeyedError("kernel", f"impossible shape: no window fits on axis {n} (size {i}, extent {ke})")
-        axis = Axis(large=i, small=o, kernel=k, stride=s, dilation=d, begin=pair[0])
-        if not _every_window_has_an_element(axis):
-            raise KeyedError("padding", f"expected an element in every window, one on axis {n} lies in the padding")
-        axes.append(axis)
-    return tuple(axes)
-
-
-def _every_window_has_an_element(axis: Axis) -> bool:
-    starts = {0, axis.small - 1} if axis.dilation == 1 else range(axis.small)
-    reach = range(0, axis.extent, axis.dilation)
-    return all(any(0 <= m * axis.stride - axis.begin + t < axis.large for t in reach) for m in starts)
+    @property
+    def unpadded(self) -> Shape:
+        """The size that follows from windows without padding."""
+        return tuple(axis.full for axis in self.axes)
 
 
 class MaxPoolEntry(Entry):
@@ -150,24 +142,44 @@ class MaxPoolEntry(Entry):
     dilation: PerAxis = 1
     ceil_mode: Boolean = False
     magnitude: Boolean = False
+    auto_pad: AutoPadName | None = None
     output: SpatialSize | None = None
 
     def resolve(self, common: dict[str, Any]) -> MaxPool:
         rank = len(self.input)
         kernel = per_axis("kernel", self.kernel, rank)
         stride = kernel if self.stride is None else per_axis("stride", self.stride, rank)
-        pads = pads_per_axis(self.padding, rank)
+        dilation = per_axis("dilation", self.dilation, rank)
+        pads = self._pads(kernel, stride, dilation)
         if self.ceil_mode and isinstance(pads, str):
             raise KeyedError("ceil_mode", f"expected no ceil_mode beside padding: {pads}")
-        axes = pool_axes(self.input, kernel, stride, per_axis("dilation", self.dilation, rank), pads, self.ceil_mode)
+        rounds_up = self.ceil_mode and self.auto_pad in (None, "NOTSET")
+        axes = pool_axes(self.input, kernel, stride, dilation, pads, rounds_up)
         check_output(self.output, tuple(axis.small for axis in axes))
-        return MaxPool(
+        case = MaxPool(
             **common,
             channels=self.channels,
             axes=axes,
             padding=pads,
             ceil_mode=self.ceil_mode,
             magnitude=self.magnitude,
+            auto_pad=self.auto_pad,
+        )
+        readings = pool_readings(case)
+        if not all(axis.small > 0 and every_window_has_an_element(axis) for r in readings for axis in r.axes):
+            raise KeyedError("onnx.pads", "expected an element in every window, with these pads one has none")
+        return replace(case, readings=readings)
+
+    def _pads(self, kernel: Shape, stride: Shape, dilation: Shape) -> Pads:
+        """``padding``, or the numbers that ``auto_pad`` comes to; SAME_* gives ``ceil(i / s)`` windows (MaxPool-22)."""
+        if self.auto_pad in (None, "NOTSET"):
+            return pads_per_axis(self.padding, len(self.input))
+        if self.padding is not None:
+            raise KeyedError("padding", f"expected no padding beside auto_pad: {self.auto_pad}")
+        end = spell.larger_end(self.auto_pad)
+        return tuple(
+            (0, 0) if self.auto_pad == "VALID" else spell.convolution_same(i, extent(k, d), s, end)
+            for i, k, s, d in zip(self.input, kernel, stride, dilation, strict=True)
         )
 
 
@@ -184,6 +196,7 @@ class MaxUnpoolEntry(Entry):
     padding: Padding | None = None
     overlap: OverlapName = "sum"
     output_size: PerAxis | None = None
+    output_shape: PerAxis | None = None
     output: SpatialSize | None = None
 
     def refused(self) -> dict[str, str]:
@@ -192,8 +205,20 @@ class MaxUnpoolEntry(Entry):
         return super().refused() | dict.fromkeys(("adjoint", "linearity"), f"they do not hold for {self.overlap}")
 
     def resolve(self, common: dict[str, Any]) -> MaxUnpool:
+        if self.output_shape is not None and self.output_size is not None:
+            raise KeyedError("output_shape", "expected no other spelling of the size beside output_size")
+        if self.output_shape is not None and self.overlap != "assign":
+            raise KeyedError("overlap", f"expected assign, as ONNX's MaxUnpool does, got {self.overlap}")
         case = unpool(
-            common, self.channels, self.input, self.kernel, self.stride, self.padding, self.overlap, self.output_size
+            common,
+            self.channels,
+            self.input,
+            self.kernel,
+            self.stride,
+            self.padding,
+            self.overlap,
+            self.output_size,
+            self.output_shape,
         )
         check_output(self.output, case.large)
         return case
@@ -208,6 +233,7 @@ def unpool(
     padding: Any,
     overlap: Overlap,
     output_size: Any,
+    output_shape: Any = None,
 ) -> MaxUnpool:
     """The unpooling of maps of size ``small``, with the sizes as they are written.  Raises KeyedError."""
     rank = len(small)
@@ -220,25 +246,22 @@ def unpool(
         if min(pair) < 0:
             raise KeyedError("padding", f"expected no negative padding, got {list(pair)} on axis {n}")
     size = None if output_size is None else per_axis("output_size", output_size, rank)
+    shape = None if output_shape is None else per_axis("output_shape", output_shape, rank)
     axes = tuple(
-        _unpooled_axis(n, small[n], kernel[n], stride[n], pads[n], None if size is None else size[n])
+        unpooled_axis(
+            n, small[n], kernel[n], stride[n], pads[n], size[n] if size else None, shape[n] if shape else None
+        )
         for n in range(rank)
     )
-    return MaxUnpool(**common, channels=channels, axes=axes, padding=pads, overlap=overlap, output_size=size)
-
-
-def _unpooled_axis(n: int, small: int, kernel: int, stride: int, pads: spell.Pair, size: int | None) -> Axis:
-    smallest = (small - 1) * stride + kernel - sum(pads)
-    large = smallest if size is None else size
-    axis = Axis(large=large, small=small, kernel=kernel, stride=stride, begin=pads[0])
-    if large < 1:
-        raise KeyedError("padding", f"impossible shape: the output would be {large} on axis {n}")
-    if not smallest - stride < large < smallest + stride:  # what a pooling, rounding its size down or up, comes from
-        low, high = max(smallest - stride + 1, 1), smallest + stride - 1
-        raise KeyedError("output_size", f"expected {low} to {high} on axis {n}, got {large}")
-    if not _every_window_has_an_element(axis):
-        raise KeyedError("padding", f"expected an element in every window, one on axis {n} lies in the padding")
-    return axis
+    return MaxUnpool(
+        **common,
+        channels=channels,
+        axes=axes,
+        padding=pads,
+        overlap=overlap,
+        output_size=size,
+        output_shape=shape,
+    )
 
 
 def check_output(written: Shape | None, actual: Shape) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from conformance.spec.loader import OPS
+from conformance.spec.onnx_entry import OnnxEntry
 
 
 def suite_schema() -> dict[str, Any]:
@@ -21,6 +22,7 @@ def suite_schema() -> dict[str, Any]:
     properties = {key: {"anyOf": found} if len(found) > 1 else found[0] for key, found in ways.items()}
     properties["op"] = {"enum": list(OPS)}
     properties["bias"] = {"type": "boolean"}
+    properties["onnx"] = _without_titles(OnnxEntry.model_json_schema())
     values = {key: {"type": "array", "items": schema, "minItems": 1} for key, schema in properties.items()}
     entry = {
         "type": ["object", "null"],
@@ -49,3 +51,12 @@ def suite_schema() -> dict[str, Any]:
             "cases": {"type": "object", "propertyNames": name, "additionalProperties": entry},
         },
     }
+
+
+def _without_titles(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a mapping inside a case, without the names that the model has in Python."""
+    values = {
+        key: {k: v for k, v in value.items() if k not in ("default", "title")}
+        for key, value in schema["properties"].items()
+    }
+    return {"type": "object", "additionalProperties": False, "properties": values}

@@ -12,9 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from fractions import Fraction
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
+
+import numpy as np
 
 from conformance.arithmetic import Axis
+from conformance.arithmetic.spellings import Pair
+from conformance.dtypes import Format, round_once
 from conformance.spec.case import Case, Convolution, Shape
 
 if TYPE_CHECKING:
@@ -102,8 +107,52 @@ class Take:
     axes: tuple[Axis, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Pad:
+    """Rows of ``value`` added at ``(begin, end)`` of each spatial axis; where negative, rows are dropped."""
+
+    ends: tuple[Pair, ...]
+    value: float = 0.0
+
+    def size(self, size: Shape) -> Shape:
+        """The spatial size of what it makes of that size."""
+        return tuple(n + begin + end for n, (begin, end) in zip(size, self.ends, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNorm:
+    """``scale (x - mean) / sqrt(variance + epsilon) + shift`` per channel, as in inference (arXiv:1502.03167).
+
+    Reads ``x``, then ``scale``, ``shift``, ``mean`` and ``variance``, one number per channel each.  ``epsilon`` is a
+    number that float32 holds, as ONNX's attribute does, so that it is the same one in every framework and format.
+    """
+
+    epsilon: float
+
+    def roots(self, format: Format) -> tuple[int, ...]:
+        """Each ``k`` for which the format holds a variance > 0 with ``variance + epsilon = 4**k`` exactly."""
+        return tuple(k for k in range(-10, 4) if _holds(Fraction(4) ** k - Fraction(self.epsilon), format))
+
+
+@dataclass(frozen=True, slots=True)
+class NormedConvolution:
+    """A convolution and the normalisation of what it gives, as the one step that they may be folded into.
+
+    Reads what both read, without what goes from one to the other.  No target is asked for it.
+    """
+
+    convolution: Convolution
+    norm: BatchNorm
+
+
+def _holds(number: Fraction, format: Format) -> bool:
+    """Whether it is a positive number of the format."""
+    return number > 0 and Fraction(float(round_once(np.array(float(number)), format))) == number
+
+
 Step: TypeAlias = (
     "Convolution | MaxPool | MaxUnpool | Rectify | ResponseNorm | ResponseNormGradient | Isolate | Reshape | Take"
+    " | Pad | BatchNorm | NormedConvolution"
 )
 
 
@@ -119,11 +168,29 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain(Case):
-    """An op that is a list of stages.  What the last one gives is the result."""
+    """An op that is a list of stages.  What the last one gives is the result.
+
+    ``tells_stages`` says whether targets return what every stage gives.  Where they do not, a runtime may compute
+    several stages in one, which it cannot where someone looks at what is between them.
+    """
+
+    tells_stages: ClassVar[bool] = True
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         raise NotImplementedError
+
+    @property
+    def merged(self) -> tuple[Stage, ...]:
+        """The stages, those as one whose errors cannot be told apart in the result."""
+        return self.stages
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The names of what a target returns."""
+        if not self.tells_stages:
+            return tuple(self.result_shapes)
+        return tuple(name for stage in self.stages for name in stage.gives)
 
     @property
     def products(self) -> int:

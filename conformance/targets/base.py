@@ -6,18 +6,32 @@ with these four members is a target; nobody has to inherit from `OpTarget`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from conformance.spec import Case
+from conformance.spec import Case, MaxPool, MaxUnpool
 
 Tensors = Mapping[str, np.ndarray]
+Function = Callable[..., Any]
 
 
 class Unsupported(Exception):
     """The target's API cannot say this case; the text gives the reason."""
+
+
+def decline_onnx_words(case: Case, framework: str) -> None:
+    """Raise Unsupported for a case that is about words of ONNX which do not come down to sizes.
+
+    ``auto_pad`` and ``output_shape`` of convolutions do; some frameworks can say them.
+    """
+    if case.onnx is not None:
+        raise Unsupported(f"{framework}: `onnx` words are ONNX's own")
+    if isinstance(case, MaxPool) and case.auto_pad is not None:
+        raise Unsupported(f"{framework} has no auto_pad={case.auto_pad}")
+    if isinstance(case, MaxUnpool) and case.output_shape is not None:
+        raise Unsupported(f"{framework} has no output_shape of any size, as ONNX has")
 
 
 class Target(Protocol):
@@ -48,16 +62,28 @@ class Target(Protocol):
 class OpTarget:
     """A target with one method per op, named like the op: ``conv_transpose(case, tensors) -> np.ndarray``.
 
-    The constructor gets the number of threads that the framework may use.
+    The constructor gets the number of threads that the framework may use.  ``runs_onnx`` says that it runs models of
+    ONNX, and so can say a case in ONNX's own words.
     """
 
     name: str
+    runs_onnx: ClassVar[bool] = False
     arithmetic = "native"
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
 
     def run(self, case: Case, tensors: Tensors) -> Tensors:
+        if not self.runs_onnx:
+            decline_onnx_words(case, self.name)
+        return self.outputs(case, tensors)
+
+    def compiled(self, case: Case, function: Function) -> Function:  # noqa: ARG002
+        """What is called in place of a function on the framework's own tensors; here the function itself."""
+        return function
+
+    def outputs(self, case: Case, tensors: Tensors) -> Tensors:
+        """What the method of the op gives.  Raises Unsupported where there is none."""
         method = getattr(self, case.op, None)
         if method is None:
             raise Unsupported(f"{self.name} has no {case.op}")

@@ -7,18 +7,21 @@ that a chain stays inside the framework from its first step to its last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from conformance.spec import (
+    BatchNorm,
     Case,
     Chain,
     Convolution,
     Isolate,
     MaxPool,
     MaxUnpool,
+    Pad,
     Rectify,
     Reshape,
     ResponseNorm,
@@ -26,10 +29,10 @@ from conformance.spec import (
     Step,
     Take,
 )
-from conformance.targets.base import OpTarget, Tensors
+from conformance.targets.base import Function, OpTarget, Tensors
 
 T = TypeVar("T")
-CHAINS = ("max_pool", "max_unpool", "deconv_block", "deconvnet", "adaptive_deconv")
+CHAINS = ("max_pool", "max_unpool", "conv_block", "deconv_block", "deconvnet", "adaptive_deconv")
 
 
 class Steps(Protocol[T]):
@@ -51,7 +54,7 @@ class Steps(Protocol[T]):
         """``conv`` or ``conv_transpose``, as ``step.op`` says."""
         ...
 
-    def max_pool(self, step: MaxPool, x: T) -> tuple[T, T]: ...
+    def max_pool(self, step: MaxPool, x: T) -> tuple[T, ...]: ...
 
     def max_unpool(self, step: MaxUnpool, x: T, indices: T) -> T: ...
 
@@ -67,14 +70,18 @@ class Steps(Protocol[T]):
 
     def take(self, step: Take, x: T, indices: T) -> T: ...
 
+    def pad(self, step: Pad, x: T) -> T: ...
+
+    def batch_norm(self, step: BatchNorm, x: T, scale: T, shift: T, mean: T, variance: T) -> T: ...
+
 
 class ChainTarget(OpTarget):
     """A target that walks chains by the `Steps` that it has for them; ops with a method of their own need none."""
 
-    def run(self, case: Case, tensors: Tensors) -> Tensors:
+    def outputs(self, case: Case, tensors: Tensors) -> Tensors:
         if case.op not in CHAINS or not isinstance(case, Chain) or hasattr(self, case.op):
-            return super().run(case, tensors)
-        return run_chain(case, tensors, self.steps(case))
+            return super().outputs(case, tensors)
+        return run_chain(case, tensors, self.steps(case), functools.partial(self.compiled, case))
 
     def steps(self, case: Chain) -> Steps[Any]:
         """The framework's operators for this case."""
@@ -91,14 +98,21 @@ _METHODS: dict[type, str] = {
     Isolate: "isolate",
     Reshape: "reshape",
     Take: "take",
+    Pad: "pad",
+    BatchNorm: "batch_norm",
 }
 
 
-def run_chain(case: Chain, tensors: Tensors, steps: Steps[T]) -> Tensors:
-    """Every stage of a chain, in order; what each gave, by name."""
-    read = {name: steps.read(name, array) for name, array in tensors.items()}
-    values = follow(case, read, steps)
-    return steps.results({name: values[name] for stage in case.stages for name in stage.gives})
+def run_chain(
+    case: Chain, tensors: Tensors, steps: Steps[T], compiled: Callable[[Function], Function] = lambda walk: walk
+) -> Tensors:
+    """Every stage of a chain, in order; what each gave, by name, as far as the chain has targets tell it."""
+
+    def walk(read: Mapping[str, T]) -> dict[str, T]:
+        values = follow(case, read, steps)
+        return {name: values[name] for name in case.told}
+
+    return steps.results(compiled(walk)({name: steps.read(name, array) for name, array in tensors.items()}))
 
 
 def follow(case: Chain, values: Mapping[str, T], steps: Steps[T]) -> dict[str, T]:

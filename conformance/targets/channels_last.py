@@ -32,10 +32,9 @@ def spatial_first(weight: np.ndarray) -> np.ndarray:
 
 def from_canonical(name: str, array: np.ndarray) -> np.ndarray:
     """A tensor of a case, told by the last part of its name, in the layout of both frameworks."""
-    kind = name.rpartition(".")[2]
-    if kind == "bias":
+    if array.ndim == 1:  # one number per channel
         return array
-    return spatial_first(array) if kind == "weight" else channels_last(array)
+    return spatial_first(array) if name.rpartition(".")[2] == "weight" else channels_last(array)
 
 
 def word_gives(mode: Mode, axis: Axis) -> bool:

@@ -19,10 +19,12 @@ import numpy as np
 
 from conformance.arithmetic.spellings import Mode
 from conformance.spec import (
+    BatchNorm,
     Convolution,
     Isolate,
     MaxPool,
     MaxUnpool,
+    Pad,
     Rectify,
     Reshape,
     ResponseNorm,
@@ -96,14 +98,14 @@ class KerasSteps:
         offsets = ops.convert_to_tensor(np.arange(len(table))[:, None] * table.shape[1])
         # No ops.add: on TensorFlow it takes a second operand (n, 1) for a bias, and adds it along the last axis.
         places = ops.take(ops.convert_to_tensor(table.ravel()), slots + offsets)
-        return ops.reshape(places, (x.shape[0], *step.small, x.shape[-1]))
+        return ops.reshape(places, (-1, *step.small, x.shape[-1]))
 
     def max_unpool(self, step: MaxUnpool, x: Any, indices: Any) -> Any:
         ops = self._ops
-        shape = (x.shape[0], *step.large, x.shape[-1])
+        shape = (ops.shape(x)[0], *step.large, x.shape[-1])  # of a symbolic tensor, a number of the graph
         size = math.prod(shape)
-        places = ops.reshape(self._addresses(indices, math.prod(step.large)), (math.prod(indices.shape), 1))
-        values = ops.reshape(x, (math.prod(x.shape),))
+        places = ops.reshape(self._addresses(indices, math.prod(step.large)), (-1, 1))
+        values = ops.reshape(x, (-1,))
         if step.overlap == "assign":
             y = ops.scatter_update(ops.zeros((size,), dtype=x.dtype), places, values)
         else:
@@ -122,15 +124,13 @@ class KerasSteps:
         return self._taken(x, indices)
 
     def _taken(self, x: Any, indices: Any) -> Any:
-        return self._ops.take(
-            self._ops.reshape(x, (math.prod(x.shape),)), self._addresses(indices, math.prod(x.shape[1:-1]))
-        )
+        return self._ops.take(self._ops.reshape(x, (-1,)), self._addresses(indices, math.prod(x.shape[1:-1])))
 
     def _addresses(self, indices: Any, plane: int) -> Any:
         """Places in planes of so many elements to places in the whole tensor."""
         ops = self._ops
-        count, channels = indices.shape[0], indices.shape[-1]
-        image = ops.reshape(ops.arange(count, dtype="int64"), (count, *(1 for _ in indices.shape[1:])))
+        count, channels = ops.shape(indices)[0], indices.shape[-1]
+        image = ops.reshape(ops.arange(count, dtype="int64"), (-1, *(1 for _ in indices.shape[1:])))
         return (image * plane + indices) * channels + ops.arange(channels, dtype="int64")
 
     def rectify(self, step: Rectify, x: Any, activation: Any = None) -> Any:
@@ -139,6 +139,12 @@ class KerasSteps:
 
     def _relu(self, x: Any) -> Any:
         return self._ops.relu(x)
+
+    def pad(self, step: Pad, x: Any) -> Any:
+        return self._extended(x, list(step.ends), step.value)
+
+    def batch_norm(self, step: BatchNorm, x: Any, scale: Any, shift: Any, mean: Any, variance: Any) -> Any:
+        return self._ops.batch_normalization(x, mean, variance, -1, shift, scale, step.epsilon)
 
     def response_norm(self, step: ResponseNorm, x: Any) -> Any:
         return self._ops.divide(x, self._ops.power(self._scale(step, x), step.beta))
@@ -170,14 +176,14 @@ class KerasSteps:
         if step.keep == "unit":
             kept = ops.logical_and(kept, ops.equal(ops.arange(planes.shape[1], dtype="int64")[:, None], unit))
         y = ops.where(kept, self._planes(values), ops.zeros_like(planes))
-        return ops.reshape(y, x.shape)
+        return ops.reshape(y, (-1, *x.shape[1:]))
 
     def _chosen(self, step: Isolate, planes: Any, size: tuple[int, ...]) -> tuple[Any, Any]:
         """Channel and flat position of what is kept, each ``(N, 1, 1)`` or one number for all."""
         ops = self._ops
         plane = planes.shape[1]
         if step.channel is None:
-            flat = ops.reshape(ops.transpose(planes, (0, 2, 1)), (planes.shape[0], plane * planes.shape[2]))
+            flat = ops.reshape(ops.transpose(planes, (0, 2, 1)), (-1, plane * planes.shape[2]))
         else:
             flat = planes[:, :, step.channel]
         strongest = ops.cast(ops.argmax(flat, axis=1), "int64")[:, None, None]
@@ -188,19 +194,19 @@ class KerasSteps:
     def reshape(self, step: Reshape, x: Any) -> Any:
         ops = self._ops
         rank = len(x.shape)
-        canonical = ops.reshape(ops.transpose(x, (0, rank - 1, *range(1, rank - 1))), step.shape)
+        canonical = ops.reshape(ops.transpose(x, (0, rank - 1, *range(1, rank - 1))), (-1, *step.shape[1:]))
         return ops.transpose(canonical, (0, *range(2, len(step.shape)), 1))
 
     def _planes(self, x: Any) -> Any:
         """``(N, *spatial, C)`` to ``(N, plane, C)``."""
-        return self._ops.reshape(x, (x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]))
+        return self._ops.reshape(x, (-1, math.prod(x.shape[1:-1]), x.shape[-1]))
 
-    def _extended(self, x: Any, ends: Ends) -> Any:
-        """Rows of zeros added at the beginning and at the end of each spatial axis; where negative, dropped."""
+    def _extended(self, x: Any, ends: Ends, fill: float = 0.0) -> Any:
+        """Rows added at the beginning and at the end of each spatial axis; where negative, dropped."""
         dropped = [(max(-begin, 0), max(-end, 0)) for begin, end in ends]
         added = [(max(begin, 0), max(end, 0)) for begin, end in ends]
         x = self._cropped(x, dropped) if any(map(any, dropped)) else x
-        return self._padded(x, added) if any(map(any, added)) else x
+        return self._padded(x, added, fill) if any(map(any, added)) else x
 
     def _cropped(self, x: Any, ends: Ends) -> Any:
         kept = (slice(begin, n - end) for n, (begin, end) in zip(x.shape[1:-1], ends, strict=True))
@@ -226,6 +232,13 @@ class KerasLayerSteps(KerasSteps):
 
     def _relu(self, x: Any) -> Any:
         return self._layer("ReLU", x)
+
+    def batch_norm(self, step: BatchNorm, x: Any, scale: Any, shift: Any, mean: Any, variance: Any) -> Any:
+        dtype = self._keras.backend.standardize_dtype(x.dtype)
+        layer = self._keras.layers.BatchNormalization(epsilon=step.epsilon, dtype=dtype)
+        layer.build(x.shape)
+        layer.set_weights([scale, shift, mean, variance])
+        return layer(x, training=False)
 
     def _cropped(self, x: Any, ends: Ends) -> Any:
         return self._on_axes("Cropping", x, ends)

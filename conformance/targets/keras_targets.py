@@ -19,6 +19,7 @@ from conformance.spec import Case, Chain, Convolution
 from conformance.targets.base import Tensors, Unsupported
 from conformance.targets.chain import ChainTarget
 from conformance.targets.channels_last import channels_last, channels_second, spatial_first, word_for
+from conformance.targets.jax_target import forgetful, jax_environment, load_jax
 from conformance.targets.keras_chain import KerasLayerSteps, KerasSteps, convolution_layer
 from conformance.targets.reasons import decline_onnx_spelling, refusals
 from conformance.targets.tensorflow_target import kernels, load_tensorflow, tensorflow_environment
@@ -37,19 +38,21 @@ class _KerasTarget(ChainTarget):
         self.backend = backend
         self.name = f"{self.runtime}-{backend}@cpu"
         self._framework = _LOADERS[backend](threads)
-        self._keras = _load_keras(backend)
+        self._forget = forgetful(self._framework) if backend == "jax" else lambda: None
+        self.keras = _load_keras(backend)
 
     def environment(self) -> dict[str, str]:
-        facts = {"keras": self._keras.__version__, "backend": self.backend, "data_format": "channels_last"}
+        facts = {"keras": self.keras.__version__, "backend": self.backend, "data_format": "channels_last"}
         return facts | _ENVIRONMENTS[self.backend](self._framework)
 
     def run(self, case: Case, tensors: Tensors) -> Tensors:
+        self._forget()
         who = f"keras on {self.backend}"
-        with refusals(who), kernels(who, case.dtype), self._keras.device("cpu:0"):
+        with refusals(who), kernels(who, case.dtype), self.keras.device("cpu:0"):
             return super().run(case, tensors)
 
     def _result(self, y: Any) -> np.ndarray:
-        return channels_second(cast(np.ndarray, self._keras.ops.convert_to_numpy(y)))
+        return channels_second(cast(np.ndarray, self.keras.ops.convert_to_numpy(y)))
 
 
 class KerasLayers(_KerasTarget):
@@ -58,20 +61,17 @@ class KerasLayers(_KerasTarget):
     runtime = "keras"
 
     def conv(self, case: Convolution, tensors: Tensors) -> np.ndarray:
-        arguments = {"padding": _conv_padding(case), "groups": case.groups}
-        return self._call(case, arguments, tensors)
+        return self._result(self.layer(case, channels_last(tensors["input"]), tensors))
 
-    def conv_transpose(self, case: Convolution, tensors: Tensors) -> np.ndarray:
-        padding, output_padding = _transposed_padding(case)
-        arguments = {"padding": padding, "output_padding": output_padding}
-        return self._call(case, arguments, tensors)
+    conv_transpose = conv
 
     def steps(self, case: Chain) -> KerasSteps:  # noqa: ARG002
-        return KerasLayerSteps(self._keras)
+        return KerasLayerSteps(self.keras)
 
-    def _call(self, case: Convolution, arguments: dict[str, Any], tensors: Tensors) -> np.ndarray:
+    def layer(self, case: Convolution, x: Any, tensors: Tensors) -> Any:
+        """What the layer with the case's weights makes of ``x``, be it an array or an input of a model."""
         weights = [spatial_first(tensors["weight"])] + ([tensors["bias"]] if case.bias else [])
-        return self._result(convolution_layer(self._keras, case, channels_last(tensors["input"]), weights, arguments))
+        return convolution_layer(self.keras, case, x, weights, _layer_arguments(case))
 
 
 class KerasOps(_KerasTarget):
@@ -80,18 +80,18 @@ class KerasOps(_KerasTarget):
     runtime = "keras-ops"
 
     def conv(self, case: Convolution, tensors: Tensors) -> np.ndarray:
-        return self._call(case, self._keras.ops.conv, {"padding": _conv_padding(case)}, tensors)
+        return self._call(case, self.keras.ops.conv, {"padding": _conv_padding(case)}, tensors)
 
     def conv_transpose(self, case: Convolution, tensors: Tensors) -> np.ndarray:
         padding, output_padding = _transposed_padding(case)
         arguments = {"padding": padding, "output_padding": output_padding}
-        return self._call(case, self._keras.ops.conv_transpose, arguments, tensors)
+        return self._call(case, self.keras.ops.conv_transpose, arguments, tensors)
 
     def steps(self, case: Chain) -> KerasSteps:  # noqa: ARG002
-        return KerasSteps(self._keras)
+        return KerasSteps(self.keras)
 
     def _call(self, case: Convolution, operator: Any, arguments: dict[str, Any], tensors: Tensors) -> np.ndarray:
-        ops = self._keras.ops
+        ops = self.keras.ops
         y = operator(
             ops.convert_to_tensor(channels_last(tensors["input"])),
             ops.convert_to_tensor(spatial_first(tensors["weight"])),
@@ -112,15 +112,6 @@ def _load_torch(threads: int) -> Any:
     return torch
 
 
-def _load_jax(threads: int) -> Any:
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ.setdefault("NPROC", str(threads))  # the size of XLA's thread pool
-    import jax
-
-    jax.config.update("jax_enable_x64", True)  # without it float64 quietly becomes float32
-    return jax
-
-
 def _torch_environment(torch: Any) -> dict[str, str]:
     return {
         "torch": torch.__version__,
@@ -130,24 +121,15 @@ def _torch_environment(torch: Any) -> dict[str, str]:
     }
 
 
-def _jax_environment(jax: Any) -> dict[str, str]:
-    return {
-        "jax": jax.__version__,
-        "device": str(jax.devices()[0]),
-        "threads": os.environ["NPROC"],
-        "x64": str(jax.config.jax_enable_x64),
-    }
-
-
 _LOADERS: dict[str, Callable[[int], Any]] = {
     "tensorflow": load_tensorflow,
     "torch": _load_torch,
-    "jax": _load_jax,
+    "jax": load_jax,
 }
 _ENVIRONMENTS: dict[str, Callable[[Any], dict[str, str]]] = {
     "tensorflow": tensorflow_environment,
     "torch": _torch_environment,
-    "jax": _jax_environment,
+    "jax": jax_environment,
 }
 
 
@@ -158,6 +140,13 @@ def _load_keras(backend: str) -> Any:
     if (actual := keras.backend.backend()) != backend:
         raise RuntimeError(f"this process already runs Keras on {actual}; {backend} needs a process of its own")
     return keras
+
+
+def _layer_arguments(case: Convolution) -> dict[str, Any]:
+    if not case.transposed:
+        return {"padding": _conv_padding(case), "groups": case.groups}
+    padding, output_padding = _transposed_padding(case)
+    return {"padding": padding, "output_padding": output_padding}
 
 
 def _conv_padding(case: Convolution) -> Mode:

@@ -15,29 +15,30 @@ import numpy as np
 
 from conformance.dtypes import FORMATS
 from conformance.spec import (
+    BatchNorm,
     Case,
     Convolution,
     Isolate,
     MaxPool,
     MaxUnpool,
-    Pooling,
+    Pad,
     Rectify,
     Reshape,
     ResponseNorm,
     ResponseNormGradient,
     Take,
+    is_parameter,
 )
 from conformance.spec.case import Shape
 from conformance.targets.base import Tensors, Unsupported
 from conformance.targets.onnx_graph import OPERATORS, Graph, attributes, check_dtype
+from conformance.targets.onnx_pooling import pool_attributes, unpool_attributes
 
 OLDEST_OPSET = 16
 """The opset that let ScatterElements add."""
 
 Run = Callable[[Any, Tensors], Sequence[np.ndarray]]
 """Runs a ``ModelProto`` on what is fed, and returns the outputs in the order of the graph."""
-
-_AUTO_PADS = {"same": "SAME_UPPER", "valid": "VALID"}
 
 
 class OnnxSteps:
@@ -57,7 +58,7 @@ class OnnxSteps:
 
     def read(self, name: str, array: np.ndarray) -> str:
         self._shapes[name] = array.shape
-        if name.rpartition(".")[2] in ("weight", "bias") and array.nbytes <= self._room:
+        if is_parameter(name) and array.nbytes <= self._room:
             self._room -= array.nbytes
             return self._graph.constant(array, name)
         self._feeds[name] = array
@@ -76,10 +77,15 @@ class OnnxSteps:
         inputs = [x, weight] if bias is None else [x, weight, bias]
         return self._node(OPERATORS[step.op], inputs, step.result_shapes["output"], **attributes(step))
 
-    def max_pool(self, step: MaxPool, x: str) -> tuple[str, str]:
+    def max_pool(self, step: MaxPool, x: str) -> tuple[str, ...]:
         strength = self._node("Abs", [x], step.large_shape) if step.magnitude else x
-        output, places = self._graph.nodes("MaxPool", [strength], 2, **pool_attributes(step))
+        spelled = pool_attributes(step, self._graph.opset)
+        if not step.tells_switches:
+            return (self._node("MaxPool", [strength], step.small_shape, **spelled),)
+        output, places = self._graph.nodes("MaxPool", [strength], 2, **spelled)
         self._shapes |= {output: step.small_shape, places: step.small_shape}
+        if spelled.get("storage_order"):
+            places = self._row_major(places, step.large)
         plane = math.prod(step.large)
         indices = self._node("Sub", [places, self._offsets(places, plane)], step.small_shape)
         self._whole[indices, plane] = places
@@ -143,6 +149,16 @@ class OnnxSteps:
 
     def take(self, step: Take, x: str, indices: str) -> str:  # noqa: ARG002
         return self._taken(x, indices)
+
+    def pad(self, step: Pad, x: str) -> str:
+        shape = self._shapes[x]
+        begins, ends = zip((0, 0), (0, 0), *step.ends, strict=True)
+        inputs = [x, self._integers([*begins, *ends])] + ([self._number(step.value)] if step.value else [])
+        return self._node("Pad", inputs, (*shape[:2], *step.size(shape[2:])))
+
+    def batch_norm(self, step: BatchNorm, x: str, scale: str, shift: str, mean: str, variance: str) -> str:
+        inputs = [x, scale, shift, mean, variance]
+        return self._node("BatchNormalization", inputs, self._shapes[x], epsilon=step.epsilon)
 
     def _taken(self, x: str, indices: str) -> str:
         everything = self._reshaped(x, (math.prod(self._shapes[x]),))
@@ -239,50 +255,31 @@ class OnnxSteps:
             self._whole[indices, plane] = self._node("Add", inputs, self._shapes[indices])
         return self._whole[indices, plane]
 
+    def _row_major(self, places: str, size: Shape) -> str:
+        """Column-major places in planes of that size as row-major ones; the planes themselves are in C order."""
+        plane = self._integer_node("Div", places, math.prod(size))
+        rest, result = self._remainder(places, plane, math.prod(size)), plane
+        for extent in size[:-1]:
+            whole = self._integer_node("Div", rest, extent)
+            result = self._below(result, extent, self._remainder(rest, whole, extent))
+            rest = whole
+        return self._below(result, size[-1], rest)
+
+    def _remainder(self, x: str, quotient: str, divisor: int) -> str:
+        whole = self._integer_node("Mul", quotient, divisor)
+        return self._node("Sub", [x, whole], self._shapes[x])
+
+    def _below(self, place: str, extent: int, position: str) -> str:
+        """A place on an axis of that size, inside of what has come so far."""
+        before = self._integer_node("Mul", place, extent)
+        return self._node("Add", [before, position], self._shapes[place])
+
     def _offsets(self, indices: str, plane: int) -> str:
         """Where each plane begins in the whole tensor."""
         batch, channels, *size = self._shapes[indices]
         images = max(batch, 1)  # some releases of onnxruntime lose nodes with empty constants
         begins = np.arange(images * channels) * plane
         return self._integers(begins.reshape(images, channels, *[1] * len(size)))
-
-
-def pool_attributes(step: MaxPool) -> dict[str, Any]:
-    """MaxPool's attributes.
-
-    SAME_UPPER is TensorFlow's ``same``, an odd row at the end, where there are rows to add.  Where windows leave rows
-    out, ONNX's formula makes the pads negative, and numbers say what ``same`` is.
-    """
-    spelled: dict[str, Any] = {
-        "kernel_shape": list(step.kernel),
-        "strides": list(step.stride),
-        "dilations": list(step.dilation),
-        "ceil_mode": int(step.ceil_mode),
-    }
-    if step.padding == "valid" or (step.padding == "same" and all(axis.full >= axis.large for axis in step.axes)):
-        return spelled | {"auto_pad": _AUTO_PADS[step.padding]}
-    return spelled | {"pads": [pair[end] for end in (0, 1) for pair in _pads(step)]}
-
-
-def unpool_attributes(step: MaxUnpool) -> tuple[dict[str, Any], bool]:
-    """MaxUnpool's attributes, and whether the size is larger than they say, so that an ``output_shape`` must say it.
-
-    ``output_shape`` cannot say a smaller size, so ``pads`` crop more at the end then.  MaxUnpool has no dilations; its
-    windows only make the size, and a dilated one makes that of its extent.
-    """
-    ends = [max(pair[1], axis.end) for pair, axis in zip(_pads(step), step.axes, strict=True)]
-    spelled = {
-        "kernel_shape": [axis.extent for axis in step.axes],
-        "strides": list(step.stride),
-        "pads": [axis.begin for axis in step.axes] + ends,
-    }
-    return spelled, any(axis.end < end for axis, end in zip(step.axes, ends, strict=True))
-
-
-def _pads(step: Pooling) -> tuple[tuple[int, int], ...]:
-    if isinstance(step.padding, tuple):
-        return step.padding
-    return tuple((axis.begin, max(axis.end, 0)) for axis in step.axes)
 
 
 def _flat(shape: Shape) -> Shape:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.spec import Convolution, is_index
+from conformance.spec import Convolution, OnnxWords, is_index, is_parameter
+from conformance.spec.onnx_words import BFLOAT16_SINCE
 from conformance.targets.base import Unsupported
 
 NEWEST_OPSET = 22
@@ -22,6 +23,9 @@ OLDEST_OPSET = 11
 """The opset before it that changed Conv and ConvTranspose."""
 
 OPERATORS = {"conv": "Conv", "conv_transpose": "ConvTranspose"}
+OLDEST_IR = 4
+"""The version of the file format that first lets a constant be no input of the graph as well."""
+
 _TYPES = {"float16": "FLOAT16", "bfloat16": "BFLOAT16", "float32": "FLOAT", "float64": "DOUBLE", "int64": "INT64"}
 
 
@@ -41,11 +45,16 @@ class Graph:
         self._inputs.append(_value(name, "int64" if is_index(name) else self.dtype, shape))
         return name
 
-    def constant(self, array: np.ndarray, name: str | None = None) -> str:
-        """A value that is part of the model, named by its number unless it has a name."""
+    def constant(self, array: np.ndarray, name: str | None = None, *, overridable: bool = False) -> str:
+        """A value that is part of the model, named by its number unless it has a name.
+
+        An ``overridable`` one is an input as well: a runtime must not count on its value, but need not be fed it.
+        """
         name = name or f"constant:{len(self._constants)}"
         self._given.add(name)
         self._constants.append(_tensor(name, array))
+        if overridable:
+            self._inputs.append(_value(name, array.dtype.name, array.shape))
         return name
 
     def node(self, operator: str, inputs: Sequence[str], **attributes: Any) -> str:
@@ -63,8 +72,10 @@ class Graph:
 
         Sizes of the results are left open, for the runtime to infer; onnx's checker asks for their ranks at least.
         """
-        from onnx import helper
+        from onnx import defs, helper
 
+        if self.opset > (newest := defs.onnx_opset_version()):
+            raise Unsupported(f"the newest opset that onnx knows is {newest}, this is opset {self.opset}")
         names: dict[str, str] = {}
         for result, value in results.items():  # a value has one name, and what is fed keeps its own
             alone = value not in self._given and value not in names
@@ -82,7 +93,7 @@ class Graph:
         return helper.make_model(
             graph,
             opset_imports=opsets,
-            ir_version=helper.find_min_ir_version_for(opsets),
+            ir_version=max(helper.find_min_ir_version_for(opsets), OLDEST_IR),
             producer_name="deconv-conformance",
         )
 
@@ -91,28 +102,50 @@ def one_node_model(case: Convolution, constants: Mapping[str, np.ndarray], opset
     """A ``ModelProto`` that computes ``output`` from ``input``, ``weight`` and ``bias``.
 
     Tensors in ``constants`` become initializers, the others inputs of the graph.  Sizes of the output are left open,
-    for the runtime to infer.  Raises Unsupported where ONNX cannot say the case.
+    for the runtime to infer.  The opset that a case asks for comes before ``opset``.  Raises Unsupported where ONNX
+    cannot say the case.
     """
-    operator = OPERATORS[case.op]
+    operator, opset = OPERATORS[case.op], case.opset or opset
     check_dtype(case.dtype, operator, opset)
     graph = Graph(case.dtype, opset)
+    overridable = case.onnx is not None and case.onnx.weights == "overridable"
     for name, shape in case.tensor_shapes.items():
         if name in constants:
-            graph.constant(constants[name], name)
+            graph.constant(constants[name], name, overridable=overridable)
         else:
             graph.input(name, shape)
     output = graph.node(operator, list(case.tensor_shapes), **attributes(case))
     return graph.model({"output": output}, {"output": 2 + case.rank})
 
 
+def constants_of(case: Convolution, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors that become part of the model: weight and bias, unless the case wants them fed."""
+    if case.onnx is not None and case.onnx.weights == "input":
+        return {}
+    return {name: array for name, array in tensors.items() if is_parameter(name)}
+
+
 def check_dtype(dtype: str, operator: str, opset: int) -> None:
-    """Raise Unsupported where an operator that opset 22 changed does not yet take the dtype."""
-    if dtype == "bfloat16" and opset < NEWEST_OPSET:
-        raise Unsupported(f"ONNX {operator} has no bfloat16 before opset {NEWEST_OPSET}, this is opset {opset}")
+    """Raise Unsupported where an operator does not yet take the dtype."""
+    if dtype == "bfloat16" and opset < BFLOAT16_SINCE:
+        raise Unsupported(f"ONNX {operator} has no bfloat16 before opset {BFLOAT16_SINCE}, this is opset {opset}")
+
+
+def worded(attributes: dict[str, Any], words: OnnxWords | None) -> dict[str, Any]:
+    """A node's attributes as the words of a case want them written."""
+    if words is None:
+        return attributes
+    if words.pads is not None:
+        attributes = attributes | {"pads": [pair[end] for end in (0, 1) for pair in words.pads]}
+    return {name: value for name, value in attributes.items() if name not in words.omit}
 
 
 def attributes(case: Convolution) -> dict[str, Any]:
     """The node's attributes, as the case spells them.  Raises Unsupported where ONNX cannot."""
+    return worded(_attributes(case), case.onnx)
+
+
+def _attributes(case: Convolution) -> dict[str, Any]:
     if isinstance(case.padding, str):
         raise Unsupported(f"ONNX has no Keras '{case.padding}'; its auto_pad is another spelling")
     spelled = {

@@ -17,7 +17,7 @@ from conformance.spec import Chain, Convolution
 from conformance.targets.base import Tensors
 from conformance.targets.chain import ChainTarget
 from conformance.targets.onnx_chain import OnnxSteps
-from conformance.targets.onnx_graph import one_node_model
+from conformance.targets.onnx_graph import constants_of, one_node_model
 
 Run = Callable[[Tensors], Sequence[np.ndarray]]
 """Runs a model that is ready on what is fed, and returns its outputs in the order of the graph."""
@@ -32,6 +32,7 @@ class OnnxTarget(ChainTarget):
     same model is made ready once however often it is run.
     """
 
+    runs_onnx = True
     largest_constants: ClassVar[float] = math.inf
     opset: int
 
@@ -44,16 +45,17 @@ class OnnxTarget(ChainTarget):
         raise NotImplementedError
 
     def conv(self, case: Convolution, tensors: Tensors) -> np.ndarray:
-        weights = {name: array for name, array in tensors.items() if name != "input"}
-        fits = sum(array.nbytes for array in weights.values()) <= self.largest_constants
-        model = one_node_model(case, weights if fits else {}, self.opset)
-        feeds = {"input": tensors["input"]} if fits else tensors
+        weights = constants_of(case, tensors)
+        if sum(array.nbytes for array in weights.values()) > self.largest_constants:
+            weights = {}
+        model = one_node_model(case, weights, self.opset)
+        feeds = {name: array for name, array in tensors.items() if name not in weights}
         return self.evaluate(model.SerializeToString(), feeds)[0]
 
     conv_transpose = conv
 
     def steps(self, case: Chain) -> OnnxSteps:
-        return OnnxSteps(case, self.opset, self._evaluate_proto, self.largest_constants)
+        return OnnxSteps(case, case.opset or self.opset, self._evaluate_proto, self.largest_constants)
 
     def evaluate(self, model: bytes, feeds: Tensors) -> Sequence[np.ndarray]:
         """What the model makes of what is fed, in the order of its outputs."""

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from conformance.arithmetic import Axis
-from conformance.spec import Case, Chain, Convolution, Stage
-from conformance.targets.base import Tensors
+from conformance.spec import Case, Chain, Convolution
+from conformance.targets.base import Tensors, Unsupported
+from conformance.targets.one_stage import stage_by_stage
 from conformance.targets.onnx_graph import NEWEST_OPSET, OLDEST_OPSET, one_node_model
 from conformance.targets.onnx_target import OnnxTarget, Run
+from conformance.targets.onnxruntime_fallback import computed_elsewhere
+from conformance.targets.precision import float32_in_use
 from conformance.targets.reasons import refusals
 
 CPU = "CPUExecutionProvider"
+TF32_BY_DEFAULT = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 _LEVELS = {
     "off": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
@@ -23,17 +29,6 @@ _LEVELS = {
     "all": "ORT_ENABLE_ALL",
 }
 _PROBE = Convolution(id="probe/opset", op="conv_transpose", axes=(Axis(large=2, small=2, kernel=1),), padding=((0, 0),))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _OneStage(Chain):
-    """A stage of a chain by itself."""
-
-    stage: Stage
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        return (self.stage,)
 
 
 class OnnxRuntime(OnnxTarget):
@@ -47,7 +42,12 @@ class OnnxRuntime(OnnxTarget):
     largest_constants = 2**30  # bytes; a serialized model ends at 2 GiB
 
     def __init__(
-        self, threads: int = 1, provider: str = CPU, opset: int | None = None, optimization: str = "all"
+        self,
+        threads: int = 1,
+        provider: str = CPU,
+        opset: int | None = None,
+        optimization: str = "all",
+        tf32: str = "default",
     ) -> None:
         super().__init__(threads)
         import onnx
@@ -56,12 +56,17 @@ class OnnxRuntime(OnnxTarget):
         self._onnx, self._runtime = onnx, onnxruntime
         self.provider = provider
         self.optimization = optimization
-        runtime = "onnxruntime" if optimization == "all" else f"onnxruntime-{optimization}"
+        self._provider_options = {"use_tf32": "0"} if tf32 == "off" else {}
+        if provider in TF32_BY_DEFAULT and tf32 == "default":
+            self.arithmetic = "tf32"
+        variant = "ieee" if tf32 == "off" else optimization
+        runtime = "onnxruntime" if variant == "all" else f"onnxruntime-{variant}"
         self.name = f"{runtime}@{provider.removesuffix('ExecutionProvider').lower()}"
         self.opset = opset or self._newest_opset()
 
     def environment(self) -> dict[str, str]:
-        return {
+        proven = {} if self.provider == CPU else {"float32 in use": float32_in_use(self)}
+        return proven | {
             "onnxruntime": self._runtime.__version__,
             "onnx": self._onnx.__version__,
             "provider": self.provider,
@@ -72,30 +77,55 @@ class OnnxRuntime(OnnxTarget):
         }
 
     def run(self, case: Case, tensors: Tensors) -> Tensors:
-        """In float16 every stage is a model of its own.
+        """In float16 every stage that is told is a model of its own.
 
         onnxruntime's processor provider runs a whole float16 graph in float32 and rounds only what it returns, so that
         in one model a stage would not get what the stage before it returned.
         """
         with refusals(f"onnxruntime in {case.dtype}"):
-            if not (isinstance(case, Chain) and case.dtype == "float16" and self.provider == CPU):
-                return super().run(case, tensors)
-            values = dict(tensors)
-            for stage in case.stages:
-                alone = _OneStage(id=case.id, op=case.op, dtype=case.dtype, stage=stage)
-                values |= super().run(alone, {name: values[name] for name in stage.reads})
-            return {name: values[name] for stage in case.stages for name in stage.gives}
+            widens = case.dtype == "float16" and self.provider == CPU
+            if isinstance(case, Chain) and case.tells_stages and widens:
+                return stage_by_stage(case, tensors, super().run)
+            return super().run(case, tensors)
 
     def run_model(self, model: bytes, feeds: Tensors) -> Sequence[np.ndarray]:
         with refusals("onnxruntime"):
             return super().run_model(model, feeds)
 
     def prepare(self, model: bytes) -> Run:
+        if self.provider != CPU:
+            return self._watched(model)
         session = self._session(model)
         return lambda feeds: cast(Sequence[np.ndarray], session.run(None, dict(feeds)))
 
-    def _session(self, model: bytes) -> Any:
-        return self._runtime.InferenceSession(model, self._options(), providers=[self.provider])
+    def _watched(self, model: bytes) -> Run:
+        """A session that must compute on its provider, which the first run shows."""
+        folder = tempfile.mkdtemp(prefix="conformance-profile-")
+        session = self._session(model, profile=str(Path(folder) / "run"))
+        if self.provider not in session.get_providers():
+            shutil.rmtree(folder)
+            raise RuntimeError(f"onnxruntime offers {self.provider} and could not start it; it would use {CPU}")
+        unwatched = [folder]
+        refused: dict[str, str] = {}
+
+        def run(feeds: Tensors) -> Sequence[np.ndarray]:
+            values = cast(Sequence[np.ndarray], session.run(None, dict(feeds)))
+            if unwatched:
+                refused.update(computed_elsewhere(Path(session.end_profiling()), self.provider))
+                shutil.rmtree(unwatched.pop())
+            if refused:
+                nodes = ", ".join(f"{operator} on {where}" for operator, where in refused.items())
+                raise Unsupported(f"onnxruntime has no kernel in {self.provider}, and computed {nodes}")
+            return values
+
+        return run
+
+    def _session(self, model: bytes, profile: str = "") -> Any:
+        options = self._options()
+        options.enable_profiling = bool(profile)
+        options.profile_file_prefix = profile
+        providers = [(self.provider, self._provider_options)] if self._provider_options else [self.provider]
+        return self._runtime.InferenceSession(model, options, providers=providers)
 
     def _options(self) -> Any:
         options = self._runtime.SessionOptions()
@@ -103,8 +133,6 @@ class OnnxRuntime(OnnxTarget):
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # fatal; errors come as exceptions
         options.graph_optimization_level = getattr(self._runtime.GraphOptimizationLevel, _LEVELS[self.optimization])
-        if self.provider != CPU:  # what the provider cannot run must not run elsewhere unnoticed
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         return options
 
     def _newest_opset(self) -> int:

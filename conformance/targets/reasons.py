@@ -16,13 +16,17 @@ _REFUSAL = re.compile(
     r"|do(es)? not yet support|not supported on CPU|currently only supports"  # TensorFlow's kernels
     r"|not supported in conjunction"  # tf.nn.convolution: strides with dilations
     r"|Could not find an implementation|Dilation not supported for AutoPadType"  # onnxruntime
+    r"|official support for domain .* is till opset|Unsupported model IR version"  # its releases and newer opsets
     r"|data type is not supported with"  # its ScatterElements in float16
+    r"|No conversion rule found for|batch_size.get_length\(\) > 0"  # openvino: operators that it lacks; no images
+    r"|can't convert np.ndarray of type"  # torch.from_numpy, for onnx2torch
     r"|only applies on 4D tensors"  # LRN of the reference evaluator
     r"|output_padding \(\d+\) may be too large for stride"  # its reading of "less than the stride/dilation dimension"
 )
 _NOISE = re.compile(
     r"\x1b\[\d*m|\{\{.*?\}\}\s*|\s*\[Op:.*"  # Keras's colours, TensorFlow's inner functions
     r"|\[ONNXRuntimeError\] : \d+ : \w+ : |Non-zero status code .*? Status Message: "
+    r"|/onnxruntime_src/.*?(?=ONNX Runtime only|Unsupported model IR)"
 )
 _LONGEST = 160
 

@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 
 from conformance.spec import (
+    BatchNorm,
     Convolution,
     Isolate,
     MaxPool,
     MaxUnpool,
+    Pad,
     Rectify,
     Reshape,
     ResponseNorm,
@@ -31,9 +34,14 @@ from conformance.spec import (
 from conformance.targets.base import Tensors, Unsupported
 from conformance.targets.channels_last import Ends, channels_second, from_canonical, pool_ends, windows, word_for
 from conformance.targets.reasons import decline_onnx_spelling
-
-Pads = list[list[int]]
-NO_GROUPS = "tensorflow's 3-D convolutions have no groups, the case has {}"
+from conformance.targets.tensorflow_convolution import (
+    NO_GROUPS,
+    Pads,
+    convolve,
+    convolve_transposed,
+    explicit_pads,
+    with_ends,
+)
 
 
 class TensorFlowSteps:
@@ -60,17 +68,14 @@ class TensorFlowSteps:
         padding = _said(step)
         if padding is None:
             x, padding = self.extended(x, list(step.crop)), "VALID"
-        operator = getattr(self._tf.nn, f"conv{step.rank}d")
-        return operator(x, weight, with_ends(step.stride), padding, dilations=with_ends(step.dilation))
+        return convolve(self._tf, step, x, weight, padding)
 
     def _transposed(self, step: Convolution, x: Any, weight: Any) -> Any:
-        padding = _said(step)
-        size = step.large if padding else tuple(axis.full for axis in step.axes)
-        shape = [step.batch, *size, step.large_channels]
-        operator = getattr(self._tf.nn, f"conv{step.rank}d_transpose")
-        strides, dilations = with_ends(step.stride), with_ends(step.dilation)
-        y = operator(x, weight, shape, strides, padding or "VALID", dilations=dilations)
-        return y if padding else self.extended(y, [(-begin, -end) for begin, end in step.crop])
+        if padding := _said(step):
+            return convolve_transposed(self._tf, step, x, weight, padding)
+        whole = replace(step, axes=tuple(replace(axis, large=axis.full, begin=0) for axis in step.axes))
+        y = convolve_transposed(self._tf, whole, x, weight, "VALID")
+        return self.extended(y, [(-begin, -end) for begin, end in step.crop])
 
     def max_pool(self, step: MaxPool, x: Any) -> tuple[Any, Any]:
         if step.magnitude:
@@ -98,14 +103,14 @@ class TensorFlowSteps:
             return None, self._searched(step, x)
         word = word_for(step.axes, step.padding)
         ends = [(0, 0)] * step.rank if word else pool_ends(step)
-        x = self.extended(x, ends, -math.inf)
+        plain, x = x, self.extended(x, ends, -math.inf)
         y, indices = self._with_argmax(step, x, (word or "valid").upper())
         places = indices // x.shape[-1]
         if step.rank == 1:
             return y, self._tf.maximum(places - ends[0][0], 0)
-        width = x.shape[2]
+        width = _size(self._tf, x, 2)
         row, column = places // width - ends[0][0], places % width - ends[1][0]
-        return y, self._tf.maximum(row, 0) * step.large[1] + self._tf.maximum(column, 0)
+        return y, self._tf.maximum(row, 0) * _size(self._tf, plain, 2) + self._tf.maximum(column, 0)
 
     def _with_argmax(self, step: MaxPool, x: Any, word: str) -> tuple[Any, Any]:
         """Values and raw indices; one dimension is two, the first of size 1."""
@@ -123,11 +128,11 @@ class TensorFlowSteps:
         table = windows(step)
         seen = tf.gather(_planes(tf, x), table, axis=1)
         slots = tf.argmax(seen, axis=2) + np.arange(len(table))[:, None] * table.shape[1]
-        return tf.reshape(tf.gather(table.ravel(), slots), [x.shape[0], *step.small, x.shape[-1]])
+        return tf.reshape(tf.gather(table.ravel(), slots), [_size(tf, x, 0), *step.small, x.shape[-1]])
 
     def max_unpool(self, step: MaxUnpool, x: Any, indices: Any) -> Any:
         tf = self._tf
-        shape = [x.shape[0], *step.large, x.shape[-1]]
+        shape = [_size(tf, x, 0), *step.large, x.shape[-1]]
         size = [math.prod(shape)]
         places = tf.reshape(self._addresses(indices, math.prod(step.large)), [-1, 1])
         updates = tf.reshape(x, [-1])
@@ -148,7 +153,7 @@ class TensorFlowSteps:
 
     def _addresses(self, indices: Any, plane: int) -> Any:
         """Places in planes of so many elements to places in the whole tensor: TensorFlow's own, batch included."""
-        count, channels = indices.shape[0], indices.shape[-1]
+        count, channels = _size(self._tf, indices, 0), indices.shape[-1]
         image = self._tf.reshape(self._tf.range(count, dtype=self._tf.int64), [count] + [1] * (len(indices.shape) - 1))
         return (image * plane + indices) * channels + self._tf.range(channels, dtype=self._tf.int64)
 
@@ -156,14 +161,18 @@ class TensorFlowSteps:
         y = x if step.by == "mask" else self._tf.nn.relu(x)
         return y if step.by == "signal" else self._tf.where(activation > 0, y, self._tf.zeros_like(y))
 
+    def pad(self, step: Pad, x: Any) -> Any:
+        return self.extended(x, list(step.ends), step.value)
+
+    def batch_norm(self, step: BatchNorm, x: Any, scale: Any, shift: Any, mean: Any, variance: Any) -> Any:
+        return self._tf.nn.batch_normalization(x, mean, variance, shift, scale, step.epsilon)
+
     def response_norm(self, step: ResponseNorm, x: Any) -> Any:
-        images = self._tf.reshape(
-            x, [x.shape[0], math.prod(x.shape[1:-1]), 1, x.shape[-1]]
-        )  # it takes two spatial axes
+        images = _planes(self._tf, x)[:, :, None]  # it takes two spatial axes
         y = self._tf.nn.local_response_normalization(
             images, depth_radius=step.size // 2, bias=step.k, alpha=step.alpha / step.size, beta=step.beta
         )
-        return self._tf.reshape(y, x.shape)
+        return self._tf.reshape(y, _shape(self._tf, x))
 
     def response_norm_gradient(self, step: ResponseNormGradient, signal: Any, x: Any) -> Any:
         with self._tf.GradientTape() as tape:
@@ -181,14 +190,14 @@ class TensorFlowSteps:
         kept = tf.equal(tf.range(x.shape[-1], dtype=tf.int64), channel)
         if step.keep == "unit":
             kept &= tf.equal(tf.range(planes.shape[1], dtype=tf.int64)[:, None], unit)
-        return tf.reshape(tf.where(kept, _planes(tf, values), tf.zeros_like(planes)), x.shape)
+        return tf.reshape(tf.where(kept, _planes(tf, values), tf.zeros_like(planes)), _shape(tf, x))
 
     def _chosen(self, step: Isolate, planes: Any, size: Any) -> tuple[Any, Any]:
         """Channel and flat position of what is kept, each ``(N, 1, 1)`` or one number for all."""
         tf = self._tf
         plane, channels = planes.shape[1:]
         if step.channel is None:
-            flat = tf.reshape(tf.transpose(planes, [0, 2, 1]), [planes.shape[0], channels * plane])
+            flat = tf.reshape(tf.transpose(planes, [0, 2, 1]), [_size(tf, planes, 0), channels * plane])
         else:
             flat = planes[:, :, step.channel]
         strongest = tf.argmax(flat, axis=1)[:, None, None]
@@ -199,30 +208,16 @@ class TensorFlowSteps:
     def reshape(self, step: Reshape, x: Any) -> Any:
         tf = self._tf
         rank = len(x.shape)
-        canonical = tf.reshape(tf.transpose(x, [0, rank - 1, *range(1, rank - 1)]), step.shape)
+        canonical = tf.reshape(tf.transpose(x, [0, rank - 1, *range(1, rank - 1)]), [_size(tf, x, 0), *step.shape[1:]])
         return tf.transpose(canonical, [0, *range(2, len(step.shape)), 1])
 
     def extended(self, x: Any, ends: Ends, fill: float = 0.0) -> Any:
         """Rows added at the beginning and at the end of each spatial axis; where negative, dropped."""
-        sizes = x.shape[1:-1]
-        kept = (slice(max(-begin, 0), n - max(-end, 0)) for n, (begin, end) in zip(sizes, ends, strict=True))
-        x = x[(slice(None), *kept)]
+        x = x[(slice(None), *(slice(max(-begin, 0), min(end, 0) or None) for begin, end in ends))]
         added = [[max(begin, 0), max(end, 0)] for begin, end in ends]
         if not any(map(any, added)):
             return x
         return self._tf.pad(x, [[0, 0], *added, [0, 0]], constant_values=self._tf.cast(fill, x.dtype))
-
-
-def with_ends(values: tuple[int, ...]) -> list[int]:
-    """Strides or dilations of all axes, those of batch and channels being 1."""
-    return [1, *values, 1]
-
-
-def explicit_pads(case: Convolution) -> Pads | None:
-    """The padding in numbers, as two-dimensional convolutions take it; None where these are not for TensorFlow."""
-    if case.rank != 2 or any(axis.begin < 0 or -axis.end >= axis.stride for axis in case.axes):
-        return None
-    return [[0, 0], *([a.begin, max(a.end, 0)] for a in case.axes), [0, 0]]
 
 
 def _said(step: Convolution) -> str | Pads | None:
@@ -239,4 +234,14 @@ def _said(step: Convolution) -> str | Pads | None:
 
 def _planes(tf: Any, x: Any) -> Any:
     """``(N, *spatial, C)`` to ``(N, plane, C)``."""
-    return tf.reshape(x, [x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]])
+    return tf.reshape(x, [_size(tf, x, 0), math.prod(x.shape[1:-1]), x.shape[-1]])
+
+
+def _shape(tf: Any, x: Any) -> list[Any]:
+    return [_size(tf, x, 0), *x.shape[1:]]
+
+
+def _size(tf: Any, x: Any, axis: int) -> Any:
+    """The size of an axis: a number, or in a function for any size a tensor."""
+    size = x.shape[axis]
+    return tf.shape(x, out_type=tf.int64)[axis] if size is None else size

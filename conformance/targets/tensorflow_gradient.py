@@ -6,33 +6,28 @@ unpooling and transposed convolutions then come from automatic differentiation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from conformance.spec import Convolution, Deconvnet, MaxPool, Rectify, ResponseNorm, Step
-from conformance.targets.base import Tensors
 from conformance.targets.reasons import decline_beyond_gradient
 from conformance.targets.tensorflow_chain import TensorFlowSteps
 
 
-def deconvnet_gradient(tf: Any, case: Deconvnet, tensors: Tensors) -> np.ndarray:
+def deconvnet_gradient(tf: Any, steps: TensorFlowSteps, case: Deconvnet, tensors: Mapping[str, Any]) -> Any:
     """The gradient of the layer's output, weighted by the seed, with respect to the image.
 
     Raises Unsupported where the way down does what no gradient of the way up does.
     """
     decline_beyond_gradient(case)
-    steps = TensorFlowSteps(tf)
-    values = {name: steps.read(name, array) for name, array in tensors.items()}
+    values = dict(tensors)
     with tf.GradientTape() as tape:
         tape.watch(values["input"])
         for stage in case.way_up:
             values[stage.name] = _forward(tf, steps, case, stage.step, [values[name] for name in stage.reads])
     top = values[case.layers[-1].name]
     seed = steps.isolate(case.isolate, top)
-    gradient = tape.gradient(top, values["input"], output_gradients=seed)
-    return steps.results({"output": gradient})["output"]
+    return tape.gradient(top, values["input"], output_gradients=seed)
 
 
 def _forward(tf: Any, steps: TensorFlowSteps, case: Deconvnet, step: Step, fed: list[Any]) -> Any:

@@ -19,10 +19,12 @@ import numpy as np
 
 from conformance.arithmetic.spellings import pooled_size
 from conformance.spec import (
+    BatchNorm,
     Convolution,
     Isolate,
     MaxPool,
     MaxUnpool,
+    Pad,
     Rectify,
     Reshape,
     ResponseNorm,
@@ -94,7 +96,7 @@ class TorchSteps:
             planes.scatter_add_(2, places, values)
         else:
             planes.scatter_reduce_(2, places, values, "mean", include_self=False)
-        return planes.reshape(step.large_shape)
+        return planes.reshape((*x.shape[:2], *step.large))
 
     def _assigned(self, step: MaxUnpool, x: Any, indices: Any) -> Any:
         operator = getattr(self._functional, f"max_unpool{step.rank}d")
@@ -117,7 +119,7 @@ class TorchSteps:
         if step.keep == "none":
             return values
         planes = x.flatten(2)
-        image = self._torch.arange(len(x), device=x.device)
+        image = self._torch.arange(x.shape[0], device=x.device)
         channel = self._channel(step, planes)
         kept = self._torch.zeros_like(planes, dtype=self._torch.bool)
         if step.keep == "channel":
@@ -130,20 +132,26 @@ class TorchSteps:
         """The channel to keep, per image.  ``argmax`` gives the first of equal maxima."""
         if step.channel is None:
             return planes.flatten(1).argmax(1) // planes.shape[2]
-        return self._torch.full((len(planes),), step.channel, device=planes.device)
+        return self._torch.full((planes.shape[0],), step.channel, device=planes.device)
 
     def _unit(self, step: Isolate, x: Any, plane: Any) -> Any:
         """The place to keep within the channel's plane, per image."""
         if step.unit is None:
             return plane.argmax(1)
         place = int(np.ravel_multi_index(step.unit, x.shape[2:]))
-        return self._torch.full((len(plane),), place, device=plane.device)
+        return self._torch.full((plane.shape[0],), place, device=plane.device)
 
     def reshape(self, step: Reshape, x: Any) -> Any:
-        return x.reshape(step.shape)
+        return x.reshape((x.shape[0], *step.shape[1:]))
 
     def take(self, step: Take, x: Any, indices: Any) -> Any:  # noqa: ARG002
         return _taken(x, indices)
+
+    def pad(self, step: Pad, x: Any) -> Any:
+        return self._functional.pad(x, [rows for ends in reversed(step.ends) for rows in ends], value=step.value)
+
+    def batch_norm(self, step: BatchNorm, x: Any, scale: Any, shift: Any, mean: Any, variance: Any) -> Any:
+        return self._functional.batch_norm(x, mean, variance, scale, shift, training=False, eps=step.epsilon)
 
 
 def _taken(x: Any, indices: Any) -> Any:

@@ -23,9 +23,9 @@ def convolve(torch: Any, case: Convolution, x: Any, weight: Any, bias: Any = Non
 
 
 def convolve_transposed(torch: Any, case: Convolution, x: Any, weight: Any, bias: Any = None) -> Any:
-    """``conv_transpose*d``; for a case that names its ``output_size``, the module."""
+    """``conv_transpose*d``; for a case that names its ``output_size``, the module (Dynamo can make none)."""
     pads, output_padding = _transposed_padding(case)
-    if case.output_size is not None:
+    if case.output_size is not None and not torch.compiler.is_dynamo_compiling():
         return _sized(torch, case, pads, x, weight, bias)
     operator = getattr(torch.nn.functional, f"conv_transpose{case.rank}d")
     return operator(x, weight, bias, case.stride, pads, output_padding, case.groups, case.dilation)

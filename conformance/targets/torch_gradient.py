@@ -8,38 +8,60 @@ response normalisation by nothing.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from conformance.spec import Convolution, Deconvnet, MaxPool, Rectify, ResponseNorm, Step
-from conformance.targets.base import Tensors
-from conformance.targets.reasons import decline_beyond_gradient
+from conformance.targets.base import Function, Tensors
+from conformance.targets.reasons import decline_beyond_gradient, symmetric_padding
 from conformance.targets.torch_chain import TorchSteps
+from conformance.targets.torch_convolution import decline_words
 
 
-def deconvnet_gradient(torch: Any, steps: TorchSteps, case: Deconvnet, tensors: Tensors) -> Any:
+def input_gradient(torch: Any, case: Convolution, gradient: Any, weight: Any, bias: Any = None) -> Any:  # noqa: ARG001
+    """``torch.nn.grad.conv*d_input``, for as many images as there are gradients."""
+    decline_words(case, "torch.nn.grad")
+    size = (gradient.shape[0], *case.large_shape[1:])
+    operator = getattr(torch.nn.grad, f"conv{case.rank}d_input")
+    padding = symmetric_padding(case, "torch")
+    return operator(size, weight, gradient, case.stride, padding, case.dilation, case.groups)
+
+
+def deconvnet_gradient(
+    torch: Any,
+    steps: TorchSteps,
+    case: Deconvnet,
+    tensors: Tensors,
+    compiled: Callable[[Function], Function] = lambda climb: climb,
+) -> Any:
     """The gradient of the layer's output, weighted by the seed, with respect to the image."""
     decline_beyond_gradient(case)
-    values = {name: steps.read(name, array) for name, array in tensors.items()}
-    image = values["input"].requires_grad_()
-    for stage in case.way_up:
-        values[stage.name] = _run(torch, steps, case, stage.step, [values[name] for name in stage.reads])
-    top = values[case.layers[-1].name]
+    way_up = [(stage, _operator(torch, steps, case, stage.step)) for stage in case.way_up]
+
+    def climb(read: Mapping[str, Any]) -> Any:
+        values = dict(read)
+        for stage, operator in way_up:
+            values[stage.name] = operator(*(values[name] for name in stage.reads))
+        return values[case.layers[-1].name]
+
+    read = {name: steps.read(name, array) for name, array in tensors.items()}
+    image = read["input"].requires_grad_()
+    top = compiled(climb)(read)
     return torch.autograd.grad(top, image, steps.isolate(case.isolate, top.detach()))[0]
 
 
-def _run(torch: Any, steps: TorchSteps, case: Deconvnet, step: Step, fed: list[Any]) -> Any:
-    """A step of the way up, with the gradient that undoes it as the case says."""
+def _operator(torch: Any, steps: TorchSteps, case: Deconvnet, step: Step) -> Function:
+    """What computes a step of the way up, with the gradient that undoes it as the case says."""
     if isinstance(step, Rectify):
-        return _with_gradient(torch, functools.partial(steps.rectify, step), _rectifier(steps, case))(*fed)
+        return _with_gradient(torch, functools.partial(steps.rectify, step), _rectifier(steps, case))
     if isinstance(step, ResponseNorm):
         norm = functools.partial(steps.response_norm, step)
         passed = _with_gradient(torch, norm, lambda gradient, _: gradient)
-        return (passed if case.lrn_down == "identity" else norm)(*fed)
+        return passed if case.lrn_down == "identity" else norm
     if isinstance(step, MaxPool):
-        return steps.max_pool(step, *fed)[0]
+        return lambda x: steps.max_pool(step, x)[0]
     assert isinstance(step, Convolution)
-    return steps.convolution(step, *fed)
+    return functools.partial(steps.convolution, step)
 
 
 def _rectifier(steps: TorchSteps, case: Deconvnet) -> Callable[[Any, Any], Any]:

@@ -12,23 +12,24 @@ The first walks chains too, step by step (`torch_chain`); the first two give the
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any, ClassVar, cast
 
 import ml_dtypes
 import numpy as np
 
-from conformance.spec import Case, Chain, Convolution, Deconvnet
-from conformance.targets.base import OpTarget, Tensors, Unsupported
+from conformance.spec import Case, Convolution, Deconvnet
+from conformance.targets.base import Function, OpTarget, Tensors, Unsupported
 from conformance.targets.chain import ChainTarget
-from conformance.targets.reasons import refusals, symmetric_padding
+from conformance.targets.precision import float32_in_use
+from conformance.targets.reasons import refusals
 from conformance.targets.torch_chain import TorchSteps
 from conformance.targets.torch_convolution import (
     convolve,
     convolve_transposed,
     decline_transposed_words,
-    decline_words,
 )
-from conformance.targets.torch_gradient import deconvnet_gradient
+from conformance.targets.torch_gradient import deconvnet_gradient, input_gradient
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -38,17 +39,24 @@ class TorchTarget(OpTarget):
 
     runtime: ClassVar[str]
 
-    def __init__(self, threads: int = 1, device: str = "cpu") -> None:
+    def __init__(self, threads: int = 1, device: str = "cpu", tf32: str = "default") -> None:
         super().__init__(threads)
         import torch
+
+        if device != "cpu" and not torch.cuda.is_available():
+            raise RuntimeError(f"this torch ({torch.__version__}) has no CUDA, or sees no device")
 
         self._torch: Any = torch
         self._functional: Any = torch.nn.functional
         self.device = device
-        self.name = f"{self.runtime}@{device}"
+        self.name = f"{self.runtime}{'-ieee' if tf32 == 'off' else ''}@{device}"
         torch.set_num_threads(threads)
         with contextlib.suppress(RuntimeError):  # a process can set this once, and not after the first parallel work
             torch.set_num_interop_threads(threads)
+        if device != "cpu":
+            self.arithmetic = "tf32" if tf32 == "default" else "native"
+        if tf32 == "off":
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     def environment(self) -> dict[str, str]:
         torch = self._torch
@@ -67,6 +75,7 @@ class TorchTarget(OpTarget):
                 "cudnn": torch.backends.cudnn.version(),
                 "cudnn allow_tf32": torch.backends.cudnn.allow_tf32,
                 "cudnn benchmark": torch.backends.cudnn.benchmark,
+                "float32 in use": float32_in_use(self),
             }
         return {key: str(value) for key, value in facts.items()}
 
@@ -102,7 +111,8 @@ class _WithGradient(TorchTarget):
 
     def deconvnet_gradient(self, case: Deconvnet, tensors: Tensors) -> np.ndarray:
         steps = TorchSteps(self._torch, self._tensor, self._array)
-        return self._array(deconvnet_gradient(self._torch, steps, case, tensors))
+        compiled = functools.partial(self.compiled, case)
+        return self._array(deconvnet_gradient(self._torch, steps, case, tensors, compiled))
 
 
 class Torch(_WithGradient, ChainTarget):
@@ -111,12 +121,16 @@ class Torch(_WithGradient, ChainTarget):
     runtime = "torch"
 
     def conv(self, case: Convolution, tensors: Tensors) -> np.ndarray:
-        return self._array(convolve(self._torch, case, *self._tensors(tensors)))
+        return self._computed(case, convolve, tensors)
 
     def conv_transpose(self, case: Convolution, tensors: Tensors) -> np.ndarray:
-        return self._array(convolve_transposed(self._torch, case, *self._tensors(tensors)))
+        return self._computed(case, convolve_transposed, tensors)
 
-    def steps(self, case: Chain) -> TorchSteps:  # noqa: ARG002
+    def _computed(self, case: Convolution, operator: Function, tensors: Tensors) -> np.ndarray:
+        operate = self.compiled(case, functools.partial(operator, self._torch, case))
+        return self._array(operate(*self._tensors(tensors)))
+
+    def steps(self, case: Case) -> TorchSteps:  # noqa: ARG002
         return TorchSteps(self._torch, self._tensor, self._array)
 
 
@@ -156,10 +170,7 @@ class TorchNNGrad(_TorchGradient):
     runtime = "torch-nn-grad"
 
     def _gradient(self, case: Convolution, gradient: Any, weight: Any) -> Any:
-        decline_words(case, "torch.nn.grad")
-        padding = symmetric_padding(case, "torch")
-        operator = getattr(self._torch.nn.grad, f"conv{case.rank}d_input")
-        return operator(case.large_shape, weight, gradient, case.stride, padding, case.dilation, case.groups)
+        return input_gradient(self._torch, case, gradient, weight)
 
 
 class TorchDirect(TorchTarget):

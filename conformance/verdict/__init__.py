@@ -7,6 +7,7 @@
 ``chain``       both together
 ``properties``  equations between several runs
 ``repeated``    the same problem, run several times
+``pool_readings``  max pooling where the text of ONNX is open    ``refused``  what a runtime may refuse there
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import numpy as np
 from conformance.oracle.bounds import ARITHMETICS, Arithmetic, arithmetic_for
 from conformance.outcome import Outcome
 from conformance.problem import ChainProblem, LinearProblem, Problem, PropertyProblem
-from conformance.verdict.base import FAILED, NEUTRAL, PASSED, VERDICTS, Judgement, with_faults
+from conformance.verdict.base import FAILED, NEUTRAL, PASSED, VERDICTS, Judgement, read_as, with_faults
 from conformance.verdict.chain import judge_chain, judge_published_chain, judge_stages
 from conformance.verdict.linear import judge_linear, judge_published_linear
 from conformance.verdict.properties import judge_property
+from conformance.verdict.refused import refusal
 from conformance.verdict.repeated import joined
 
 __all__ = [
@@ -55,7 +57,12 @@ def judge_parts(problem: Problem, outcomes: Sequence[Outcome], promised: str = "
         )
     for outcome in outcomes:
         if outcome.kind != "returned":
-            return Judgement(outcome.kind, arithmetic.name, message=outcome.message)
+            judgement = Judgement(outcome.kind, arithmetic.name, message=outcome.message)
+            if outcome.faults:  # what refuses a file that is not valid is right
+                told = "; ".join((*outcome.faults, outcome.message))
+                return replace(judgement, verdict="invalid_model", message=told)
+            reading = refusal(problem) if outcome.kind == "error" else ""
+            return read_as(judgement, reading) if reading else judgement
     judgement = _judge_returned(problem, outcomes, arithmetic)
     judgement = judgement if judgement.arithmetic else replace(judgement, arithmetic=arithmetic.name)
     return with_faults(judgement, tuple(dict.fromkeys(fault for outcome in outcomes for fault in outcome.faults)))

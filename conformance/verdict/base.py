@@ -49,6 +49,11 @@ def with_faults(judgement: Judgement, faults: Sequence[str]) -> Judgement:
     return replace(judgement, verdict="invalid_model", message=told)
 
 
+def read_as(judgement: Judgement, reading: str) -> Judgement:
+    """The same where the specification is open, and this is what one of its readings gives."""
+    return replace(judgement, verdict="ambiguous", diagnosis=f"the specification is open here; read as: {reading}")
+
+
 def worst(actual: np.ndarray, exact: np.ndarray, index: int) -> str:
     """Where a result is wrong and by how much, in words; ``index`` is flat."""
     at = np.unravel_index(index, actual.shape)

@@ -15,14 +15,17 @@ from conformance.dtypes import FORMATS
 from conformance.oracle.bounds import Arithmetic, arithmetic_for
 from conformance.outcome import Outcome
 from conformance.problem import ChainProblem
-from conformance.spec import is_index
+from conformance.spec import MaxPool, is_index
 from conformance.verdict.base import Judgement, worst
+from conformance.verdict.pool_readings import judge_pool_readings
 from conformance.verdict.stages import Stages
 from conformance.verdict.steps import same, told
 
 
 def judge_chain(problem: ChainProblem, outcome: Outcome, arithmetic: Arithmetic) -> Judgement:
     """The verdict on a chain; its diagnosis names the first stage that is wrong."""
+    if isinstance(problem.case, MaxPool) and problem.case.readings:
+        return judge_pool_readings(judge_chain, problem, outcome, arithmetic)
     returned = outcome.tensors
     for name in problem.case.result_shapes:
         if name not in returned:

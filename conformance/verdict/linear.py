@@ -14,7 +14,7 @@ from conformance.oracle.operators import OPERATORS
 from conformance.oracle.reductions import reductions
 from conformance.outcome import Outcome
 from conformance.problem import LinearProblem
-from conformance.verdict.base import Judgement, sizes, worst
+from conformance.verdict.base import Judgement, read_as, sizes, worst
 
 COARSEST = rounded_operands("coarsest", 7, "operands truncated to 8 bits")
 """Beyond its bound it is not worth looking for a weaker arithmetic that explains a result."""
@@ -31,7 +31,7 @@ def judge_linear(problem: LinearProblem, outcome: Outcome, arithmetic: Arithmeti
         if axes != problem.case.axes:
             variant = _judge_returned(problem.read_as(axes), outcome, arithmetic)
         if variant.passed:
-            return replace(variant, verdict="ambiguous", diagnosis=f"the specification is open here; read as: {name}")
+            return read_as(variant, name)
     return judgement
 
 

@@ -63,6 +63,8 @@ class Stages:
 
     def _outside_windows(self, stage: Stage, step: MaxPool) -> Judgement | None:
         """What is wrong with switches whatever was pooled: one that names no element of its window."""
+        if not step.tells_switches:
+            return None
         switches = self.returned.get(stage.gives[1])
         if switches is None or (inside := pooling.inside_window(step.axes, switches)).all():
             return None

@@ -15,14 +15,14 @@ import numpy as np
 
 from conformance.dtypes import FORMATS, round_once
 from conformance.oracle import pooling
-from conformance.oracle.bounds import ARITHMETICS, COARSER_SUMS, Arithmetic
+from conformance.oracle.bounds import ARITHMETICS, COARSER_SUMS, Arithmetic, storing
 from conformance.oracle.gates import usage
 from conformance.oracle.operators import OPERATORS
 from conformance.oracle.steps import oracle_of
 from conformance.outcome import Outcome
 from conformance.problem import LinearProblem
 from conformance.spec import Convolution, MaxPool, MaxUnpool, Step
-from conformance.verdict.base import Judgement, worst
+from conformance.verdict.base import Judgement, read_as, worst
 from conformance.verdict.linear import judge_linear
 
 Arrays = Sequence[np.ndarray]
@@ -98,7 +98,7 @@ def _judge_plain(step: Step, fed: Arrays, got: np.ndarray, expected: np.ndarray,
     rounds = (roundings.products > 0) & (roundings.magnitude > 0) & ~special
     if (wrong & ~rounds).any():
         return _wrong(got, rounded, wrong & ~rounds)
-    held_to = ARITHMETICS[COARSER_SUMS.get(dtype, dtype) if roundings.own_format else dtype]
+    held_to = storing(ARITHMETICS[COARSER_SUMS.get(dtype, dtype) if roundings.own_format else dtype], roundings.stored)
     products = np.broadcast_to(roundings.products, expected.shape)[rounds]
     unit = FORMATS["float64"].unit_roundoff
     used = usage(held_to, got[rounds], expected[rounds], products, roundings.magnitude[rounds], oracle_unit=unit)
@@ -108,9 +108,10 @@ def _judge_plain(step: Step, fed: Arrays, got: np.ndarray, expected: np.ndarray,
 
 
 def _judge_pool(step: MaxPool, x: np.ndarray, got: Arrays, expected: Arrays, dtype: str) -> Judgement:
-    values, switches = expected[0], expected[1]
-    picked = got[1] if len(got) > 1 else None
-    if same(got[0], round_once(values, FORMATS[dtype])).all() and (picked is None or np.array_equal(picked, switches)):
+    values, picked = expected[0], got[1] if len(got) > 1 else None
+    if same(got[0], round_once(values, FORMATS[dtype])).all() and (
+        picked is None or np.array_equal(picked, expected[1])
+    ):
         return Judgement("exact", "", 0.0, 0.0, 0.0)
     keys = np.abs(x) if step.magnitude else x
     open_windows = np.isnan(values) & ~pooling.only_nan(step.axes, x)
@@ -125,7 +126,7 @@ def _judge_pool(step: MaxPool, x: np.ndarray, got: Arrays, expected: Arrays, dty
         return Judgement("deviates", message=f"{worst(got[0], values, n)}, {said}")
     chosen = np.abs(named) if step.magnitude else named
     maximal = same(chosen, pooling.window_maxima(step.axes, keys))
-    return _picked(got[0], values, maximal, open_windows, picked != switches)
+    return _picked(got[0], values, maximal, open_windows, picked != expected[1])
 
 
 def _picked(
@@ -158,9 +159,13 @@ def _judge_assignment(step: MaxUnpool, fed: Arrays, got: np.ndarray, expected: n
     values, switches = fed
     allowed = pooling.written_by_one(got, values, switches)
     if not allowed.all():
-        if (other := _in_inferred_size(step, values, switches)) is not None and same(got, other).all():
-            return _open("switches count in the size that follows from the windows, not in the one asked for")
+        for name, other in in_inferred_sizes(step, values, switches).items():
+            if other is not None and same(got, other).all():
+                return _open(name)
         return _wrong(got, round_once(expected, FORMATS[dtype]), ~allowed)
+    others = in_inferred_sizes(step, values, switches).values() if step.output_shape is not None else ()
+    if any(other is None or not same(got, other).all() for other in others):
+        return _open("switches count in the size that is asked for")
     if not pooling.contested(values, switches, step.large).any():
         return Judgement("exact", "", 0.0, 0.0, 0.0)
     readings = {"the last": expected, "the first": pooling.unpool_assign(values, switches, step.large, first=True)}
@@ -168,20 +173,33 @@ def _judge_assignment(step: MaxUnpool, fed: Arrays, got: np.ndarray, expected: n
     return _open(f"several values are assigned to one place, and {who} of them stays")
 
 
-def _in_inferred_size(step: MaxUnpool, values: np.ndarray, switches: np.ndarray) -> np.ndarray | None:
+def in_inferred_sizes(step: MaxUnpool, values: np.ndarray, switches: np.ndarray) -> dict[str, np.ndarray | None]:
     """What ONNX's own MaxUnpool makes of an ``output_shape`` (onnx/onnx#2398): unpooled to the inferred size, and
-    laid into the larger one.  None where that is not possible.
+    laid into the larger one.  That "pads values are ignored" then leaves open whether the inferred size has them.
+    None where a reading has no place for a switch.
     """
-    inferred = step.inferred
-    beyond = [(0, size - own) for own, size in zip(inferred, step.large, strict=True)]
-    if step.output_size is None or min(beyond)[1] < 0 or switches.max(initial=0) >= math.prod(inferred):
+    if step.output_size is None and step.output_shape is None:
+        return {}
+    counted = "switches count in the size that follows from the windows, not in the one asked for"
+    sizes = {counted: step.inferred, f"{counted}, and that is without pads": step.unpadded}
+    return {name: _laid_out(step, values, switches, size) for name, size in sizes.items()}
+
+
+def _laid_out(step: MaxUnpool, values: np.ndarray, switches: np.ndarray, inner: tuple[int, ...]) -> np.ndarray | None:
+    """Unpooled to an inner size, in which places count through the whole tensor, and laid into the larger one."""
+    beyond = [(0, size - own) for own, size in zip(inner, step.large, strict=True)]
+    planes = math.prod(values.shape[:2])
+    own = np.arange(planes).reshape(*values.shape[:2], *[1] * step.rank)
+    places = switches + own * math.prod(step.large)
+    if min(beyond)[1] < 0 or places.max(initial=0) >= planes * math.prod(inner):
         return None
-    return np.pad(pooling.unpool_assign(values, switches, inferred), [(0, 0), (0, 0), *beyond])
+    everything = (1, 1, values.size)
+    flat = pooling.unpool_assign(values.reshape(everything), places.reshape(everything), (planes * math.prod(inner),))
+    return np.pad(flat.reshape(*values.shape[:2], *inner), [(0, 0), (0, 0), *beyond])
 
 
 def _open(reading: str) -> Judgement:
-    said = f"the specification is open here; read as: {reading}"
-    return Judgement("ambiguous", "", 0.0, 0.0, 0.0, diagnosis=said)
+    return read_as(Judgement("exact", "", 0.0, 0.0, 0.0), reading)
 
 
 def _wrong(got: np.ndarray, expected: np.ndarray, where: np.ndarray | None = None) -> Judgement:
