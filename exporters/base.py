@@ -13,8 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
-from conformance.spec import Case, is_parameter
-from conformance.targets.base import Tensors
+from conformance.spec import Case, Chain, is_parameter
+from conformance.targets.base import Tensors, Unsupported
+from conformance.targets.chain import CHAINS
 
 LARGEST_WEIGHTS = 2**30
 """Bytes of weights beyond which nothing is exported: a serialized ``ModelProto`` ends at 2 GiB."""
@@ -92,6 +93,15 @@ class Exporter(Protocol):
         where the framework cannot say the case; any other exception counts as a failure of the exporter.
         """
         ...
+
+
+def decline_other_routes(case: Case) -> None:
+    """Raise Unsupported for an op that is another route to a case's result, as a deconvnet taken as one gradient.
+
+    The file would be that of the case itself, and compared with itself.
+    """
+    if isinstance(case, Chain) and case.op not in CHAINS:
+        raise Unsupported(f"{case.op} is another way to compute the same; the file would be the same")
 
 
 def parameters(tensors: Tensors) -> dict[str, np.ndarray]:

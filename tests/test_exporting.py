@@ -158,6 +158,17 @@ def test_what_an_exporter_does_wrong_is_told(cases: list[Convolution], how: str,
     assert message in records[0].message
 
 
+def test_a_gradient_is_not_exported_as_the_deconvnet_that_it_should_equal(tmp_path: Path) -> None:
+    path = tmp_path / "gradient.yaml"
+    path.write_text(
+        "suite: gradient\n"
+        "cases: {net: {op: deconvnet, input: [6], layers: [{conv: 2, kernel: 3}, relu], data: gradient}}\n"
+    )
+    records, _ = judged(load_cases([str(path)]), composite())  # type: ignore[arg-type]
+    assert [record.verdict for record in records] == ["unsupported"]
+    assert "is another way to compute the same" in records[0].message
+
+
 def test_an_exporter_that_hangs_is_a_timeout(cases: list[Convolution]) -> None:
     records, _ = judged(cases[:1], composite("hangs"), timeout=1.0)
     assert [(record.verdict, record.message) for record in records] == [

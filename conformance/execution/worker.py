@@ -28,7 +28,7 @@ from conformance.spec import Case
 from conformance.targets.base import Target, Tensors, Unsupported
 from conformance.targets.python_file import module_from
 from conformance.targets.reasons import quiet
-from exporters.base import LARGEST_WEIGHTS, parameters
+from exporters.base import LARGEST_WEIGHTS, decline_other_routes, parameters
 from exporters.cache import Cache, Entry
 
 MAX_RESULT_BYTES = 4 * 2**30
@@ -130,9 +130,9 @@ def export(exporter: Any, case: Case, tensors: Tensors, key: str) -> Outcome:
     try:
         if sum(array.nbytes for array in parameters(tensors).values()) > LARGEST_WEIGHTS:
             raise Unsupported("an ONNX file ends at 2 GiB, and more than 1 GiB of weights are not exported")
-        entry = Entry(
-            "returned", exported=checked(exporter.export(case, tensors), symbolic=getattr(exporter, "symbolic", False))
-        )
+        decline_other_routes(case)
+        exported = checked(exporter.export(case, tensors), symbolic=getattr(exporter, "symbolic", False))
+        entry = Entry("returned", exported=exported)
     except Unsupported as reason:
         entry = Entry("unsupported", _short(str(reason)))
     except Exception as error:

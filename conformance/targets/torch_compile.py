@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +36,7 @@ class TorchCompile(Torch):
         import torch._inductor.config as settings
         from torch._inductor import utils
 
+        _lock_inside_the_process()
         settings.compile_threads = 1  # else it keeps processes of its own to compile in
         self._fresh_cache = getattr(utils, "fresh_cache", None) or utils.fresh_inductor_cache
         self._latest: tuple[Case, Function] | None = None
@@ -91,6 +94,12 @@ class TorchCompile(Torch):
                 raise
             return "torch.compile found no C++ compiler; name one in the environment variable CXX"
         return ""
+
+
+def _lock_inside_the_process() -> None:
+    """Give tqdm, which the compiler uses where it is there, a lock that does not outlive a process that is killed."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("tqdm").tqdm.set_lock(threading.RLock())
 
 
 @contextlib.contextmanager

@@ -3,7 +3,8 @@
 ``linear``      convolutions: legal rounding, a weaker arithmetic than promised, or wrong
 ``steps``       one step of a chain, judged on what the target itself fed to it
 ``stages``      every stage of a chain
-``whole``       the whole of it, with the errors that are passed on
+``whole``       the whole of it    ``walk``  with the errors that are passed on
+``open_choices``  results that a choice which is open explains
 ``chain``       both together
 ``properties``  equations between several runs
 ``repeated``    the same problem, run several times
