@@ -433,10 +433,10 @@ def test_targets_that_run_only_when_named_stand_apart(call: Call, few_targets: S
     out = call("targets")[1]
     here, named = out.index("planted@cpu"), out.index("when named")
     assert here < named < out.index("slow@cpu") < out.index("missing") < out.index("lasagne@cpu")
-    run = call("run", "small.yaml")[1]
+    run = call("run", "small.yaml", "--out", "all.sqlite")[1]
     assert "planted@cpu" in run
     assert "slow@cpu" not in run
-    assert "slow@cpu" in call("run", "small.yaml", "--target", "slow")[1]
+    assert "slow@cpu" in call("run", "small.yaml", "--target", "slow", "--out", "named.sqlite")[1]
 
 
 def test_exporters_are_listed_with_an_example(call: Call, few_targets: SimpleNamespace) -> None:
