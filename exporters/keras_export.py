@@ -76,6 +76,8 @@ def _bindings(file: bytes, fed: Iterable[str], given: Sequence[str]) -> tuple[tu
     """Inputs keep their names; outputs have names of the exporter's own, and their order."""
     graph = onnx.load_model_from_string(file).graph
     known = {_safe(name): name for name in fed}
+    if strangers := [value.name for value in graph.input if value.name not in known]:
+        raise ValueError(f"the file wants to be fed {', '.join(strangers)}, which the model has inside")
     inputs = tuple(Binding(value.name, known[value.name], channels_last=True) for value in graph.input)
     outputs = zip(graph.output, given, strict=True)
     return inputs, tuple(Binding(value.name, name, channels_last=True) for value, name in outputs)
