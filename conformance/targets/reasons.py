@@ -17,6 +17,7 @@ _REFUSAL = re.compile(
     r"|not supported in conjunction"  # tf.nn.convolution: strides with dilations
     r"|Could not find an implementation|Dilation not supported for AutoPadType"  # onnxruntime
     r"|official support for domain .* is till opset|Unsupported model IR version"  # its releases and newer opsets
+    r"|can't be converted to MLDataType"  # and for arrays that it cannot be fed, of bfloat16
     r"|data type is not supported with"  # its ScatterElements in float16
     r"|No conversion rule found for|batch_size.get_length\(\) > 0"  # openvino: operators that it lacks; no images
     r"|can't convert np.ndarray of type"  # torch.from_numpy, for onnx2torch
