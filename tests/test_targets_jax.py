@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,8 @@ cases:
     {op: deconvnet, in_channels: 2, input: [12], isolate: channel, seed: one, rectify: none, bias_down: below,
      layers: [{conv: 3, kernel: 3}, relu, {max_pool: 3, stride: 2, ceil_mode: true}, {conv: 2, kernel: 2}]}
   network-chosen:
-    {op: deconvnet, in_channels: 1, input: [7, 7], isolate: unit, channel: 1, unit: [0, 1],
-     layers: [{conv: 3, kernel: 3}, relu, {max_pool: 2}]}
+    {op: deconvnet, in_channels: 1, input: [7, 7], isolate: unit, channel: 1, unit: [0, 1], rectify: mask,
+     layers: [{conv: 3, kernel: 3}, relu, {conv: 2, kernel: 2}, relu, {max_pool: 2}]}
   adaptive:
     {op: adaptive_deconv, in_channels: 2, input: [10, 9], direction: project, switches: pooled,
      layers: [{maps: 4, kernel: 3, pool: [2, 2, 2]}, {maps: 3, kernel: 2}]}
@@ -198,6 +199,16 @@ def test_a_chain_in_one_program_is_right_at_every_stage(case: str) -> None:
 def test_a_chain_step_by_step_is_right_at_every_stage(case: str) -> None:
     for data, verdict in verdicts("jax", NETWORKS[case]).items():
         assert verdict in RIGHT[data], data
+
+
+@pytest.mark.parametrize("lrn_down", ["identity", "gradient"])
+def test_the_gradient_passes_a_normalisation_by_the_case_s_policy(lrn_down: str) -> None:
+    """The chain itself is held against the oracle above; ``gradient`` data are not, for the normalisation rounds."""
+    case = NETWORKS[f"network[lrn_down={lrn_down}]"]
+    tensors = pose(case, "rounding").parts[0][1]
+    projected = target("jax-jit").run(case, tensors)["output"]
+    gradient = target("jax-jit").run(replace(case, op="deconvnet_gradient"), tensors)["output"]
+    np.testing.assert_allclose(gradient, projected, 1e-4, 1e-5 * np.abs(projected).max())
 
 
 @pytest.mark.parametrize(("overlap", "middle"), [("sum", {6}), ("assign", {1, 2, 3}), ("mean", {2})])

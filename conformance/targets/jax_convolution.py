@@ -96,8 +96,6 @@ def padding(case: Convolution) -> str | Ends:
 
     JAX has the words of TensorFlow and, for convolutions, those of ONNX's ``auto_pad``.
     """
-    if case.transposed:
-        decline_onnx_spelling(case, "jax")
     if case.auto_pad in _WORDS:
         return _WORDS[case.auto_pad]
     return _WORDS[case.padding] if isinstance(case.padding, str) else list(case.padding)
