@@ -145,13 +145,18 @@ def test_inductor_compiles_every_case_anew_and_once() -> None:
 
 def test_inductor_leaves_no_process_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target("torch-compile")
+    from torch._inductor import config
+
+    assert config.compile_threads == 1
     before = psutil.Process().children()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     judged("torch-compile", one("op: conv_transpose, input: [7], kernel: 2"), "exact")
     with pytest.raises(Unsupported):
         judged("torch-compile", CASES["normed"], "rounding")
     assert psutil.Process().children() == before
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert not list(tmp_path.glob("torch-compile-*"))
 
 
 def test_a_second_try_at_what_failed_to_compile_is_a_try(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +180,17 @@ def test_without_a_compiler_nothing_is_supported() -> None:
     with pytest.raises(Unsupported) as caught:
         lost.run(CASES["conv"], {})
     assert str(caught.value) == said
+
+
+def test_what_else_is_wrong_with_the_compiler_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = target("torch-compile")
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("another reason")
+
+    monkeypatch.setattr(made._torch, "compile", broken)
+    with pytest.raises(RuntimeError, match="another reason"):
+        type(made)()
 
 
 def test_a_lost_activation_is_seen() -> None:
