@@ -29,6 +29,8 @@ from conformance.spec.suites import FULL
 from exporters.cache import Cache, limit_of_cache
 
 KEPT_RUNS = 20
+SEED = 0
+"""Of the numbers that are drawn; the same for all runs, so that runs can be compared."""
 REFRESH_SECONDS = 0.1
 
 
@@ -55,12 +57,14 @@ def run_command(
     if json_path is not None:
         _check_writable(json_path)
     options = {"profile": profile, "suites": list(suites), "threads": threads, "timeout": timeout, "jobs": jobs}
+    options |= {"data": list(data), "seed": SEED, "finished": False}
     options |= {"repeat": repeat} if repeat > 1 else {}
     with _open_run(out, resume) as store:
         _note_environment(store, engine.environment(specs, **options))
         try:
             with LocalExecutor(specs, jobs=jobs, threads=threads, timeout=timeout) as executor:
                 _run_all(cases, specs, executor, data, store, repeat)
+            store.note({"finished": True})
         except KeyboardInterrupt:
             click.echo(f"go on with: conformance run --resume {store.path}", err=True)
             raise
@@ -87,7 +91,9 @@ def _run_all(
     began = time.monotonic()
     try:
         with _Bar(total, len(done), executor) as bar:
-            stream = engine.run(cases, specs, executor, data=data, repeat=repeat, done=done, waiting=bar.refresh)
+            stream = engine.run(
+                cases, specs, executor, data=data, seed=SEED, repeat=repeat, done=done, waiting=bar.refresh
+            )
             for record in stream:
                 store.append(record)
                 bar.add(kind_of(record))
@@ -108,7 +114,7 @@ def _open_run(out: Path | None, resume: Path | None) -> RunFile:
     if resume is not None:
         if out is not None and out != resume:
             raise BadInput("expected --out or --resume, not both")
-        return RunFile.open(resume)
+        return RunFile.resume(resume)
     return RunFile.create(out or _new_run_path())
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import conformance
 from conformance.execution import LocalExecutor, Parcel, TargetSpec, Task
 from conformance.execution.names import RESERVED as ORACLE
+from conformance.machine import cpu_features, cpu_model
 from conformance.outcome import Outcome
 from conformance.problem import Problem, pose
 from conformance.runs import Record
@@ -151,6 +152,7 @@ def environment(targets: Sequence[TargetSpec], **options: Any) -> dict[str, Any]
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),
+        "cpu": {"model": cpu_model(), "features": sorted(cpu_features())},
         "numpy": np.__version__,
         "targets": [spec.name for spec in targets],
         "versions": versions,

@@ -15,15 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from conformance.errors import BadRunFile
+from conformance.text import printable
+from conformance.verdict import VERDICTS
 
 APPLICATION = 0x64636E76  # "dcnv"
-VERSION = 1
+VERSION = 2
+"""Of the file.  Version 1 had no column ``deviation``: it is read, and completed when a run goes on with it."""
 SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One verdict, as contract and JSON output have it.  ``digest`` identifies what the case said."""
+    """One verdict, as contract and JSON output have it.
+
+    ``digest`` identifies what the case said.  ``deviation`` is the documented deviation that predicts a verdict: one
+    that came as predicted is ``known``, one that did not come is ``fixed``.
+    """
 
     case: str
     target: str
@@ -38,6 +45,7 @@ class Record:
     message: str
     seconds: float
     digest: str = ""
+    deviation: str = ""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -49,23 +57,33 @@ class Record:
         return {k: str(v) if isinstance(v, float) and v - v != 0 else v for k, v in values.items()}
 
 
+_UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 _COLUMNS = [f.name for f in fields(Record)]
+_STORED = {"str": "'text'", "bool": "'integer'", "float": "'real'", "float | None": "'real', 'null'"}
+_KINDS = {f.name: _STORED[str(f.type)] for f in fields(Record)}
+"""What SQLite calls the values of a column."""
 _CREATE = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE verdicts (
     "case" TEXT NOT NULL, target TEXT NOT NULL, data TEXT NOT NULL, verdict TEXT NOT NULL, known INTEGER NOT NULL,
     arithmetic TEXT NOT NULL, max_abs_error REAL, bound_usage REAL, rms_usage REAL, diagnosis TEXT NOT NULL,
-    message TEXT NOT NULL, seconds REAL NOT NULL, digest TEXT NOT NULL, PRIMARY KEY ("case", target, data)
+    message TEXT NOT NULL, seconds REAL NOT NULL, digest TEXT NOT NULL, deviation TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY ("case", target, data)
 ) WITHOUT ROWID;
+"""
+_UPGRADE = f"""
+BEGIN; ALTER TABLE verdicts ADD COLUMN deviation TEXT NOT NULL DEFAULT ''; PRAGMA user_version = {VERSION}; COMMIT;
 """
 
 
 class RunFile:
-    """An open run file.  Use `create` for a new run and `open` for one that exists."""
+    """An open run file.  Use `create` for a new run, `open` to read one that exists, `resume` to go on with it."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, version: int = VERSION) -> None:
         self.path = path
         self._connection = connection
+        self._version = version
+        self._columns = _names() if version >= VERSION else _names().replace("[deviation]", "'' AS deviation")
 
     @classmethod
     def create(cls, path: Path) -> RunFile:
@@ -86,10 +104,13 @@ class RunFile:
 
     @classmethod
     def open(cls, path: Path) -> RunFile:
-        """A run file that exists.  Raises BadRunFile if it is not one, is damaged, or is newer than this program."""
+        """A run file that exists, to be read.
+
+        Raises BadRunFile if it is not one, is damaged, or is newer than this program.
+        """
         if not path.is_file():
             raise BadRunFile(f"{path}: no such run file")
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
         try:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -98,15 +119,43 @@ class RunFile:
             if version > VERSION:
                 raise BadRunFile(f"{path}: written by a newer version (format {version}, this program reads {VERSION})")
             problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            connection.execute(f"SELECT {_names()} FROM verdicts LIMIT 1").fetchone()
-            connection.execute("SELECT key, value FROM meta LIMIT 1").fetchone()
-        except sqlite3.Error as error:
-            raise BadRunFile(f"{path}: not a run file, or damaged: {error}") from None
-        finally:
+            if problem != "ok":
+                raise BadRunFile(f"{path}: damaged: {' '.join(problem.split())[:200]}")
+            run = cls(path, connection, version)
+            run._check_contents()
+        except _UNREADABLE as error:
             connection.close()
-        if problem != "ok":
-            raise BadRunFile(f"{path}: damaged: {' '.join(problem.split())[:200]}")
-        return cls(path, _connect(path))
+            raise BadRunFile(f"{path}: not a run file, or damaged: {error}") from None
+        except BadRunFile:
+            connection.close()
+            raise
+        return run
+
+    def _check_contents(self) -> None:
+        """Raise BadRunFile where a column does not hold what it should; the file may come from anybody."""
+        for name, kind in _KINDS.items():
+            column = "''" if name == "deviation" and self._version < VERSION else f"[{name}]"
+            wrong = f"SELECT typeof({column}) FROM verdicts WHERE typeof({column}) NOT IN ({kind}) LIMIT 1"
+            if (found := self._connection.execute(wrong).fetchone()) is not None:
+                raise BadRunFile(f"{self.path}: damaged: a {name} is {found[0]}")
+        for (verdict,) in self._connection.execute("SELECT DISTINCT verdict FROM verdicts"):
+            if verdict not in VERDICTS:
+                raise BadRunFile(f"{self.path}: an unknown verdict, {printable(verdict)[:40]}")
+        _ = self.environment
+
+    @classmethod
+    def resume(cls, path: Path) -> RunFile:
+        """A run file that exists, to go on with.  Raises BadRunFile as `open` does, and if it cannot be written."""
+        with cls.open(path) as run:
+            version = run._version
+        connection = _connect(path)
+        try:
+            if version < VERSION:
+                connection.executescript(_UPGRADE)
+        except sqlite3.Error as error:
+            connection.close()
+            raise BadRunFile(f"{path}: cannot be written: {error}") from None
+        return cls(path, connection)
 
     def __enter__(self) -> RunFile:
         return self
@@ -126,10 +175,13 @@ class RunFile:
         self._connection.execute(f"INSERT OR REPLACE INTO verdicts ({_names()}) VALUES ({marks})", astuple(record))
 
     def records(self) -> Iterator[Record]:
-        """All verdicts, by case, target and data."""
-        for row in self._connection.execute(f"SELECT {_names()} FROM verdicts"):
-            values = dict(zip(_COLUMNS, row, strict=True))
-            yield Record(**values | {"known": bool(values["known"])})
+        """All verdicts, by case, target and data.  Raises BadRunFile where the file turns out to be damaged."""
+        try:
+            for row in self._connection.execute(f"SELECT {self._columns} FROM verdicts"):
+                values = dict(zip(_COLUMNS, row, strict=True))
+                yield Record(**values | {"known": bool(values["known"])})
+        except _UNREADABLE as error:
+            raise BadRunFile(f"{self.path}: damaged: {error}") from None
 
     def note(self, environment: Mapping[str, Any]) -> None:
         """Keep what the run was made with; keys that are there already are replaced."""
@@ -140,7 +192,10 @@ class RunFile:
     def environment(self) -> dict[str, Any]:
         """What the run was made with."""
         rows = self._connection.execute("SELECT key, value FROM meta")
-        return {key: json.loads(value) for key, value in rows}
+        try:
+            return {key: json.loads(value) for key, value in rows}
+        except (ValueError, TypeError, RecursionError) as error:
+            raise BadRunFile(f"{self.path}: damaged: meta: {error}") from None
 
     def write_json(self, path: Path) -> None:
         """Write the run as JSON: ``{"schema": 1, "environment": {...}, "results": [record, ...]}``."""

@@ -44,6 +44,7 @@ CONTRACT = [
     "diagnosis",
     "message",
     "seconds",
+    "deviation",
 ]
 RECORD = Record(
     case="suite/name[kernel=3x4]",
@@ -76,6 +77,7 @@ RESULT = {
     "diagnosis": TEXT,
     "message": TEXT,
     "seconds": {"type": "number", "minimum": 0},
+    "deviation": TEXT,
 }
 RESULTS = {"type": "object", "required": CONTRACT, "additionalProperties": False, "properties": RESULT}
 ENVIRONMENT = {"type": "object", "required": ["conformance", "python", "platform", "numpy", "versions"]}
@@ -192,7 +194,7 @@ def test_the_environment_is_kept_and_later_notes_replace_earlier_ones(path: Path
 
 def test_the_record_has_the_fields_of_the_contract() -> None:
     assert list(RECORD.as_json()) == CONTRACT
-    assert [f.name for f in fields(Record)] == [*CONTRACT, "digest"]
+    assert [f.name for f in fields(Record)] == [*CONTRACT[:-1], "digest", "deviation"]
 
 
 @pytest.mark.parametrize("number", [math.inf, -math.inf, 1e308, 5e-324, 0.0, None])
@@ -333,6 +335,54 @@ def test_a_run_file_without_a_column_is_refused(path: Path) -> None:
 def test_the_mark_of_a_run_file_alone_does_not_make_one(path: Path) -> None:
     _sqlite(path, f"PRAGMA application_id = {APPLICATION}; CREATE TABLE other (a)")
     assert "no such table" in refused(path)
+
+
+def test_a_run_file_of_the_first_version_is_read_and_gone_on_with(path: Path) -> None:
+    with RunFile.create(path) as run:
+        run.append(RECORD)
+    _sqlite(path, "ALTER TABLE verdicts DROP COLUMN deviation; PRAGMA user_version = 1")
+    before = path.read_bytes()
+    assert kept(path) == [RECORD]
+    assert path.read_bytes() == before
+    later = replace(RECORD, data="exact", verdict="fixed", deviation="torch/one")
+    with RunFile.resume(path) as run:
+        run.append(later)
+    assert kept(path) == [later, RECORD]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("SET verdict = 'splendid'", "an unknown verdict, splendid"),
+        ("SET verdict = char(27) || '[2J'", "an unknown verdict,  [2J"),
+        ("SET message = x'ff'", "damaged: a message is blob"),
+        ("SET [case] = CAST('a' AS BLOB)", "damaged: a case is blob"),
+        ("SET seconds = 'long'", "damaged: a seconds is text"),
+        ("SET known = 'yes'", "damaged: a known is text"),
+        ("SET rms_usage = 'large'", "damaged: a rms_usage is text"),
+    ],
+)
+def test_a_run_file_that_holds_something_else_is_refused(path: Path, change: str, told: str) -> None:
+    with RunFile.create(path) as run:
+        run.append(RECORD)
+    _sqlite(path, f"UPDATE verdicts {change}")
+    assert refused(path) == told
+
+
+def test_an_environment_that_is_no_json_is_refused(path: Path) -> None:
+    RunFile.create(path).close()
+    _sqlite(path, "INSERT INTO meta VALUES ('versions', '{')")
+    assert refused(path).startswith("damaged: meta: ")
+
+
+def test_reading_leaves_the_file_as_it_is(path: Path) -> None:
+    with RunFile.create(path) as run:
+        run.append(RECORD)
+    before = path.read_bytes()
+    with RunFile.open(path) as run, pytest.raises(sqlite3.OperationalError, match="readonly"):
+        run.append(RECORD)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("fraction", [0.02, 0.2, 0.5, 0.75, 0.99])

@@ -34,7 +34,9 @@ ROWS = (
     ("nondeterministic", "differs by run"),
     ("unsupported", "not supported"),
 )
-WORST_FIRST = ("deviates", "crash", "timeout", "wrong_shape", "wrong_dtype", "error", "invalid_model", "reduced")
+WORST_FIRST = (
+    *("deviates", "crash", "timeout", "wrong_shape", "wrong_dtype", "error", "invalid_model", "reduced", "fixed"),
+)
 LONGEST = 150
 MATRIX_COLUMN = 13
 

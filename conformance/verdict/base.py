@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 PASSED = ("exact", "within_bound")
-FAILED = ("reduced", "deviates", "wrong_shape", "wrong_dtype", "invalid_model", "error", "crash", "timeout")
+FAILED = ("reduced", "deviates", "wrong_shape", "wrong_dtype", "invalid_model", "error", "crash", "timeout", "fixed")
 NEUTRAL = ("unsupported", "ambiguous", "nondeterministic")
 VERDICTS = (*PASSED, *FAILED, *NEUTRAL)
 
