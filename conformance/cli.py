@@ -122,6 +122,13 @@ def _leave_cores_to_targets() -> None:
     show_default=True,
     help="Run everything so many times, and compare the bits.",
 )
+@click.option(
+    "--deviations",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="F",
+    help="Deviations that you document: a YAML file or a folder; repeated.",
+)
 @click.option("--failures", type=click.IntRange(min=0), default=40, show_default=True, help="Kinds of failure to list.")
 def run(suites: tuple[str, ...], **options: Any) -> int:
     """Run suites on targets and judge every result."""

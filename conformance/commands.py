@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from conformance import engine
+from conformance.deviations import Register, load_deviations
 from conformance.engine import run_problem
 from conformance.errors import BadInput, BadRunFile
 from conformance.execution import LocalExecutor, TargetSpec, all_targets, find_targets, known_targets
@@ -22,7 +23,7 @@ from conformance.execution.registry import EXPORTERS
 from conformance.problem import pose
 from conformance.reports.details import show_case, show_outcome, show_records
 from conformance.reports.targets import show_targets
-from conformance.reports.terminal import Summary, kind_of, show_failures, show_matrix
+from conformance.reports.terminal import Summary, kind_of, show_failures, show_known, show_matrix, show_stale
 from conformance.runs import RunFile
 from conformance.spec import load_cases, shipped_suites, suite_schema
 from conformance.spec.suites import FULL
@@ -47,8 +48,10 @@ def run_command(
     json_path: Path | None,
     failures: int,
     repeat: int,
+    deviations: Sequence[Path],
 ) -> int:
     """``conformance run``."""
+    register = Register(load_deviations(deviations))
     specs = find_targets(targets)
     if not specs:
         missing = "\n".join(f"  {spec.name}: {spec.install}" for spec in known_targets().values())
@@ -63,7 +66,7 @@ def run_command(
         _note_environment(store, engine.environment(specs, **options))
         try:
             with LocalExecutor(specs, jobs=jobs, threads=threads, timeout=timeout) as executor:
-                _run_all(cases, specs, executor, data, store, repeat)
+                _run_all(cases, specs, executor, data, store, repeat, register)
             store.note({"finished": True})
         except KeyboardInterrupt:
             click.echo(f"go on with: conformance run --resume {store.path}", err=True)
@@ -72,6 +75,9 @@ def run_command(
         console = Console(highlight=False, markup=False)
         show_matrix(summary, store.environment, console)
         show_failures(summary, console, failures)
+        show_known(summary, console)
+        if not suites and not data:
+            show_stale(engine.stale(register, cases, specs, {r.deviation for r in store.records()}), console)
         if json_path is not None:
             store.write_json(json_path)
         console.print(f"Run file: {store.path}", style="dim", soft_wrap=True)
@@ -85,15 +91,15 @@ def _run_all(
     data: Sequence[str],
     store: RunFile,
     repeat: int,
+    register: Register,
 ) -> None:
     done = {(record.digest, record.target, record.data) for record in store.records()}
-    total = engine.count(cases, specs, data)
+    total = sum(1 for _ in engine.cells(cases, specs, data))
     began = time.monotonic()
     try:
         with _Bar(total, len(done), executor) as bar:
-            stream = engine.run(
-                cases, specs, executor, data=data, seed=SEED, repeat=repeat, done=done, waiting=bar.refresh
-            )
+            options = {"data": data, "seed": SEED, "repeat": repeat, "done": done, "register": register}
+            stream = engine.run(cases, specs, executor, **options, waiting=bar.refresh)
             for record in stream:
                 store.append(record)
                 bar.add(kind_of(record))

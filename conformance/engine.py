@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import conformance
+from conformance.deviations import Register, Stale, settle
 from conformance.execution import LocalExecutor, Parcel, TargetSpec, Task
 from conformance.execution.names import RESERVED as ORACLE
 from conformance.machine import cpu_features, cpu_model
@@ -44,10 +45,22 @@ class _Posed:
     outcomes: dict[str, dict[int, Outcome]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict with what it was made from: ``outcomes`` of all parts, of one run after another."""
+
+    record: Record
+    problem: Problem
+    promised: str = "native"
+    outcomes: tuple[Outcome, ...] = ()
+
+
 @dataclass(eq=False)
 class _Stream:
     """What is under way, bounded in number and in bytes."""
 
+    register: Register
+    versions: dict[str, dict[str, str]]
     posed: set[_Posed] = field(default_factory=set)
     nbytes: int = 0
     descriptions: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -69,6 +82,13 @@ class _Stream:
 
 
 def run(
+    cases: Iterable[Case], targets: Sequence[TargetSpec], executor: LocalExecutor, **options: Any
+) -> Iterator[Record]:
+    """The verdicts alone of `judged_run`, which takes the same ``options``."""
+    return (judged.record for judged in judged_run(cases, targets, executor, **options))
+
+
+def judged_run(
     cases: Iterable[Case],
     targets: Sequence[TargetSpec],
     executor: LocalExecutor,
@@ -77,17 +97,19 @@ def run(
     seed: int = 0,
     repeat: int = 1,
     done: Keys = (),
+    register: Register | None = None,
     waiting: Callable[[], None] = lambda: None,
-) -> Iterator[Record]:
-    """Run every case on every target and yield the verdicts as they come.
+) -> Iterator[Judged]:
+    """Run every case on every target and yield the verdicts as they come, each with what came back.
 
     ``data`` limits the kinds of data (all that a case asks for, if empty); ``done`` are verdicts that are there
     already, as keys of `Record` with the case's digest in place of its id (see `case_digest`).  ``waiting`` is called
     about once a second while nothing comes.  ``repeat`` runs every problem so many times, to see whether the results
-    are the same.  A case that publishes its result is also judged on the oracle, under the
-    target name ``oracle``.
+    are the same.  ``register`` holds the deviations that are documented.  A case that publishes its result is also
+    judged on the oracle, under the target name ``oracle``.
     """
-    stream = _Stream(descriptions=executor.descriptions)
+    versions = {spec.name: spec.versions for spec in targets}
+    stream = _Stream(register or Register(), versions, descriptions=executor.descriptions)
     try:
         for case, kind in _wanted(cases, data):
             digest = case_digest(case)
@@ -101,7 +123,7 @@ def run(
                 yield from _collect(executor, stream, IDLE_SECONDS, waiting)
             problem = pose(case, kind, seed)
             if judge_oracle:
-                yield _record(problem, ORACLE, judge_published(problem), 0.0, digest)
+                yield Judged(_record(problem, ORACLE, judge_published(problem), 0.0, digest), problem)
             posed = _Posed(problem, tuple(Parcel(tensors) for _, tensors in problem.parts), digest, repeat)
             _submit(posed, open_targets, executor, stream)
             yield from _collect(executor, stream, 0.0)
@@ -139,9 +161,25 @@ def _bare(case: Case) -> Case:
     return case if case.vectors is None else replace(case, vectors=None)
 
 
-def count(cases: Iterable[Case], targets: Sequence[TargetSpec], data: Collection[str] = ()) -> int:
-    """How many verdicts a run will have."""
-    return sum(sum(_concerns(spec, case) for spec in targets) + _publishes(case) for case, _ in _wanted(cases, data))
+def cells(
+    cases: Iterable[Case], targets: Sequence[TargetSpec], data: Collection[str] = ()
+) -> Iterator[tuple[Case, str, str]]:
+    """The verdicts that a run will have: case, kind of data and name of the target."""
+    for case, kind in _wanted(cases, data):
+        if _publishes(case):
+            yield case, kind, ORACLE
+        for spec in targets:
+            if _concerns(spec, case):
+                yield case, kind, spec.name
+
+
+def stale(
+    register: Register, cases: Iterable[Case], targets: Sequence[TargetSpec], shown: Collection[str]
+) -> list[Stale]:
+    """Deviations of these targets that none of the cases shows; ``shown`` are the ids of those that came."""
+    versions = {spec.name: spec.versions for spec in targets}
+    named = ((case, case_digest(case), kind, name) for case, kind, name in cells(cases, targets) if name != ORACLE)
+    return register.stale(named, versions, shown)
 
 
 def environment(targets: Sequence[TargetSpec], **options: Any) -> dict[str, Any]:
@@ -192,7 +230,7 @@ def _submit(posed: _Posed, names: Sequence[str], executor: LocalExecutor, stream
 
 def _collect(
     executor: LocalExecutor, stream: _Stream, timeout: float, waiting: Callable[[], None] = lambda: None
-) -> Iterator[Record]:
+) -> Iterator[Judged]:
     """Judge what has come."""
     answers = executor.poll(timeout)
     if not answers:
@@ -211,13 +249,20 @@ def _collect(
             stream.close(posed)
 
 
-def _judged(posed: _Posed, target: str, outcomes: Sequence[Outcome], stream: _Stream) -> Record:
-    promised = stream.descriptions.get(target, {}).get("arithmetic", "native")
+def _judged(posed: _Posed, target: str, outcomes: Sequence[Outcome], stream: _Stream) -> Judged:
+    said = stream.descriptions.get(target, {})
+    promised = said.get("arithmetic", "native")
     parts = len(posed.parcels)
     runs = [outcomes[n : n + parts] for n in range(0, len(outcomes), parts)]
     judgement = judge_repeated(posed.problem, runs, promised)
     seconds = sum(outcome.seconds for outcome in outcomes) / posed.repeat
-    return _record(posed.problem, target, judgement, seconds, posed.digest)
+    predicted = stream.register.predicted(
+        posed.problem.case, posed.digest, posed.problem.data, target, said | stream.versions.get(target, {})
+    )
+    settled = settle(judgement, predicted)
+    record = _record(posed.problem, target, settled.judgement, seconds, posed.digest)
+    record = replace(record, known=settled.known, deviation=settled.deviation)
+    return Judged(record, posed.problem, promised, tuple(outcomes))
 
 
 def _record(problem: Problem, target: str, judgement: Judgement, seconds: float, digest: str) -> Record:

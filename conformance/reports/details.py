@@ -117,7 +117,8 @@ def show_records(records: Iterable[Record], console: Console) -> None:
     for r in records:
         numbers = ["" if v is None else f"{v:.3g}" for v in (r.max_abs_error, r.bound_usage)]
         said = f"{r.diagnosis}; {r.message}" if r.diagnosis and r.message else r.diagnosis or r.message
-        table.add_row(*map(printable, (r.target, r.data, r.verdict, r.arithmetic, *numbers, said)))
+        verdict = f"{r.verdict} (known: {r.deviation})" if r.known else r.verdict
+        table.add_row(*map(printable, (r.target, r.data, verdict, r.arithmetic, *numbers, said)))
     console.print(table)
 
 

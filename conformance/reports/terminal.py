@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from conformance.deviations import Stale
 from conformance.runs import Record
 from conformance.text import printable
 from conformance.verdict import FAILED
@@ -20,7 +21,7 @@ STYLES = {
     "exact": "green",
     "within_bound": "cyan",
     "failed": "bold red",
-    "known": "yellow",
+    "known": "magenta",
     "ambiguous": "yellow",
     "nondeterministic": "yellow",
     "unsupported": "dim",
@@ -29,7 +30,7 @@ ROWS = (
     ("exact", "bit for bit"),
     ("within_bound", "within the bound"),
     ("failed", "failed"),
-    ("known", "known deviation"),
+    ("known", "known deviation ~"),
     ("ambiguous", "open in the spec"),
     ("nondeterministic", "differs by run"),
     ("unsupported", "not supported"),
@@ -47,6 +48,7 @@ class Summary:
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self.cells: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         self.failures: list[Record] = []
+        self.known: Counter[str] = Counter()
         for record in records:
             self.add(record)
 
@@ -55,6 +57,7 @@ class Summary:
         self.cells[record.case.partition("/")[0], record.target][kind_of(record)] += 1
         if kind_of(record) == "failed":
             self.failures.append(record)
+        self.known[record.deviation] += record.known
 
     @property
     def suites(self) -> list[str]:
@@ -69,7 +72,9 @@ class Summary:
 
 def _safe(record: Record) -> Record:
     """A run file may come from anybody; what it says must not steer the terminal."""
-    said = {key: printable(getattr(record, key)) for key in ("case", "target", "data", "diagnosis", "message")}
+    said = {
+        key: printable(getattr(record, key)) for key in ("case", "target", "data", "diagnosis", "message", "deviation")
+    }
     return replace(record, **said)  # type: ignore[arg-type]
 
 
@@ -122,6 +127,20 @@ def show_failures(summary: Summary, console: Console, limit: int) -> None:
     )
 
 
+def show_known(summary: Summary, console: Console) -> None:
+    """How much of what fails is documented."""
+    if count := summary.known.total():
+        kinds = _plural(sum(map(bool, summary.known.values())), "documented deviation")
+        console.print(f"\n{_plural(count, 'known failure')} of {kinds} (conformance deviations)", style=STYLES["known"])
+
+
+def show_stale(stale: Sequence[Stale], console: Console) -> None:
+    """Deviations that a run of everything had no use for."""
+    for found in stale:
+        said = f"none of {_plural(found.cells, 'cell')} deviates" if found.cells else "names no case"
+        console.print(f"{found.deviation.location}: {found.deviation.id}: {said}", style="yellow", soft_wrap=True)
+
+
 def _plural(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
@@ -158,6 +177,8 @@ def _cell(counts: Counter[str]) -> Text:
     """Passed, then failed; a dot where nothing is supported, nothing where nothing was run."""
     passed = counts["exact"] + counts["within_bound"]
     parts = [Text(f"{counts['failed']} ✗", STYLES["failed"])] if counts["failed"] else []
+    if counts["known"]:
+        parts.append(Text(f"{counts['known']}~", STYLES["known"]))
     if passed:
         parts.append(_count(passed, "exact"))
     if not parts and counts:

@@ -122,7 +122,7 @@ def _pads(value: Any, what: str = "an integer, or one integer or [begin, end] pa
     raise _expected(what, value)
 
 
-def _word(pattern: str, what: str) -> Written:
+def word(pattern: str, what: str) -> Written:
     def parse(value: Any) -> str:
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
             raise _expected(what, value)
@@ -131,7 +131,7 @@ def _word(pattern: str, what: str) -> Written:
     return Written(parse, {"type": "string", "pattern": f"^{pattern}$"})
 
 
-def _one_of(words: tuple[str, ...]) -> Written:
+def one_of(words: tuple[str, ...]) -> Written:
     def parse(value: Any) -> str:
         if not isinstance(value, str) or value not in words:
             raise _expected(f"one of {', '.join(words)}", value)
@@ -140,7 +140,7 @@ def _one_of(words: tuple[str, ...]) -> Written:
     return Written(parse, {"enum": list(words)})
 
 
-def _several(words: tuple[str, ...] | None, what: str) -> Written:
+def several(words: tuple[str, ...] | None, what: str) -> Written:
     """One word or a list of them."""
 
     def parse(value: Any) -> tuple[str, ...]:
@@ -203,29 +203,29 @@ SpatialSize = Annotated[tuple[int, ...], _sizes(1, scalar=False)]
 Padding = Annotated[int | str | tuple[int | tuple[int, int], ...], Written(_padding, _PADDING)]
 Rows = Annotated[int | tuple[int | tuple[int, int], ...], Written(_pads, {"anyOf": _ROWS})]
 SmallInteger = Annotated[int, _integer(-MAX_SMALL, MAX_SMALL)]
-Name = Annotated[str, _word(r"[A-Za-z0-9][A-Za-z0-9._+-]*", "a name of letters, digits and . _ + -")]
-Dtype = Annotated[str, _one_of(tuple(FORMATS))]
-AutoPadName = Annotated[AutoPad, _one_of(get_args(AutoPad))]
-Kinds = Annotated[tuple[str, ...], _several(_KINDS, ", ".join(_KINDS))]
-Tags = Annotated[tuple[str, ...], _several(None, "words")]
+Name = Annotated[str, word(r"[A-Za-z0-9][A-Za-z0-9._+-]*", "a name of letters, digits and . _ + -")]
+Dtype = Annotated[str, one_of(tuple(FORMATS))]
+AutoPadName = Annotated[AutoPad, one_of(get_args(AutoPad))]
+Kinds = Annotated[tuple[str, ...], several(_KINDS, ", ".join(_KINDS))]
+Tags = Annotated[tuple[str, ...], several(None, "words")]
 Real = Annotated[float, Written(_real, {"type": "number", "minimum": 0})]
 ChannelChoice = Annotated[int | None, _strongest_or(_integer(0), "the number of a channel")]
 UnitChoice = Annotated[
     tuple[int, ...] | None, _strongest_or(_sizes(0, scalar=False), "a position, one integer per axis")
 ]
-OverlapName = Annotated[Overlap, _one_of(OVERLAPS)]
-RectificationName = Annotated[Rectification, _one_of(RECTIFICATIONS)]
-IsolationName = Annotated[Isolation, _one_of(ISOLATIONS)]
-SeedName = Annotated[Seed, _one_of(SEEDS)]
-NormDownName = Annotated[NormDown, _one_of(NORM_DOWNS)]
-BiasDownName = Annotated[BiasDown, _one_of(BIAS_DOWNS)]
-DirectionName = Annotated[Direction, _one_of(DIRECTIONS)]
+OverlapName = Annotated[Overlap, one_of(OVERLAPS)]
+RectificationName = Annotated[Rectification, one_of(RECTIFICATIONS)]
+IsolationName = Annotated[Isolation, one_of(ISOLATIONS)]
+SeedName = Annotated[Seed, one_of(SEEDS)]
+NormDownName = Annotated[NormDown, one_of(NORM_DOWNS)]
+BiasDownName = Annotated[BiasDown, one_of(BIAS_DOWNS)]
+DirectionName = Annotated[Direction, one_of(DIRECTIONS)]
 Opset = Annotated[int, _integer(1, 99)]
-OmittedNames = Annotated[tuple[str, ...], _several(_OPTIONAL, ", ".join(_OPTIONAL))]
-WeightsName = Annotated[WeightsFrom, _one_of(WEIGHTS_FROM)]
+OmittedNames = Annotated[tuple[str, ...], several(_OPTIONAL, ", ".join(_OPTIONAL))]
+WeightsName = Annotated[WeightsFrom, one_of(WEIGHTS_FROM)]
 StorageOrder = Annotated[int, _integer(0, 1)]
 OnnxMapping = Annotated[dict[str, Any], Written(_mapping, {"type": "object"})]
-SwitchesName = Annotated[Switches, _one_of(SWITCHES)]
+SwitchesName = Annotated[Switches, one_of(SWITCHES)]
 Boolean = Annotated[bool, Written(_boolean, {"type": "boolean"})]
 Text = Annotated[str, Written(_text, {"type": "string"})]
 Numbers = Annotated[Any, Written(lambda value: value, {"type": ["number", "string", "array"]})]
