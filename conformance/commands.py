@@ -30,8 +30,6 @@ from conformance.spec.suites import FULL
 from exporters.cache import Cache, limit_of_cache
 
 KEPT_RUNS = 20
-SEED = 0
-"""Of the numbers that are drawn; the same for all runs, so that runs can be compared."""
 REFRESH_SECONDS = 0.1
 
 
@@ -60,7 +58,7 @@ def run_command(
     if json_path is not None:
         _check_writable(json_path)
     options = {"profile": profile, "suites": list(suites), "threads": threads, "timeout": timeout, "jobs": jobs}
-    options |= {"data": list(data), "seed": SEED, "finished": False}
+    options |= {"data": list(data), "seed": engine.SEED, "finished": False}
     options |= {"repeat": repeat} if repeat > 1 else {}
     with _open_run(out, resume) as store:
         _note_environment(store, engine.environment(specs, **options))
@@ -98,7 +96,7 @@ def _run_all(
     began = time.monotonic()
     try:
         with _Bar(total, len(done), executor) as bar:
-            options = {"data": data, "seed": SEED, "repeat": repeat, "done": done, "register": register}
+            options = {"data": data, "repeat": repeat, "done": done, "register": register}
             stream = engine.run(cases, specs, executor, **options, waiting=bar.refresh)
             for record in stream:
                 store.append(record)

@@ -9,8 +9,9 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,11 @@ class Record:
     def key(self) -> tuple[str, str, str]:
         return self.case, self.target, self.data
 
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The values of its fields, in their order."""
+        return _VALUES(self)
+
     def as_json(self) -> dict[str, Any]:
         """The record without its digest; numbers that JSON cannot say are text."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "digest"}
@@ -59,6 +65,7 @@ class Record:
 
 _UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 _COLUMNS = [f.name for f in fields(Record)]
+_VALUES: Callable[[Record], tuple[Any, ...]] = attrgetter(*_COLUMNS)
 _STORED = {"str": "'text'", "bool": "'integer'", "float": "'real'", "float | None": "'real', 'null'"}
 _KINDS = {f.name: _STORED[str(f.type)] for f in fields(Record)}
 """What SQLite calls the values of a column."""
@@ -172,7 +179,7 @@ class RunFile:
     def append(self, record: Record) -> None:
         """Keep a verdict; a later one for the same case, target and data replaces it."""
         marks = ", ".join("?" * len(_COLUMNS))
-        self._connection.execute(f"INSERT OR REPLACE INTO verdicts ({_names()}) VALUES ({marks})", astuple(record))
+        self._connection.execute(f"INSERT OR REPLACE INTO verdicts ({_names()}) VALUES ({marks})", record.values)
 
     def records(self) -> Iterator[Record]:
         """All verdicts, by case, target and data.  Raises BadRunFile where the file turns out to be damaged."""

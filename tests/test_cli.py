@@ -196,7 +196,7 @@ def test_2_where_a_framework_is_missing_and_how_to_get_it(call: Call, monkeypatc
     assert call("run", "small.yaml", "--target", "lasagne") == (
         2,
         "",
-        f"lasagne: lasagne is not installed; {install}\n",
+        f"lasagne@cpu: lasagne is not installed; {install}\n",
     )
     code, out, err = call("run", "small.yaml")
     assert (code, out) == (2, "")

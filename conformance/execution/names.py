@@ -8,7 +8,6 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from conformance.errors import UnknownTarget
 from conformance.execution import devices, registry
@@ -22,7 +21,6 @@ RESERVED = "oracle"
 
 _EXPORTERS = {spec.name: spec for spec in registry.EXPORTERS}
 _EXAMPLE = "torch-dynamo:onnxruntime"
-Spec = TypeVar("Spec", bound=TargetSpec)
 
 
 def known_targets() -> dict[str, TargetSpec]:
@@ -43,10 +41,11 @@ def all_targets() -> dict[str, TargetSpec]:
     return targets | {spec.name: spec for spec in map(registry.on_provider, unknown)}
 
 
-def find_targets(names: Iterable[str]) -> list[TargetSpec]:
+def find_targets(names: Iterable[str], must_be_present: bool = True) -> list[TargetSpec]:
     """Targets by name (``torch`` stands for ``torch@cpu``), path of a Python file, or ``onnx-backend=``.
 
-    Without names: every target whose framework is installed.  Raises UnknownTarget.
+    Without names: every target whose framework is installed.  Raises UnknownTarget, also for a target whose framework
+    is not installed, unless it need not be present.
     """
     wanted = list(dict.fromkeys(names))
     if not wanted:
@@ -56,6 +55,8 @@ def find_targets(names: Iterable[str]) -> list[TargetSpec]:
     for spec in (_find(name, known) for name in wanted):
         if found.setdefault(spec.name, spec) != spec or spec.name == RESERVED:
             raise UnknownTarget(f"{spec.source}: there is a target named {spec.name} already; rename the file")
+        if must_be_present and spec.missing:
+            raise UnknownTarget(f"{spec.name}: {why_missing(spec)}")
     return list(found.values())
 
 
@@ -68,11 +69,11 @@ def _find(name: str, known: dict[str, TargetSpec]) -> TargetSpec:
             raise UnknownTarget(f"{name}: expected a runtime after the colon, as in {_EXAMPLE}")
         return _composite(exporter, _find(runtime, known))
     if (found := known.get(name) or known.get(f"{name}@cpu")) is not None:
-        return _present(found, name)
+        return found
     path = Path(name)
     if path.suffix == ".py":
         return TargetSpec(path.stem, f"file:{path.resolve()}", _file(path))
-    close = difflib.get_close_matches(name, [*known, *_EXPORTERS], n=3)
+    close = difflib.get_close_matches(name, [*(other.removesuffix("@cpu") for other in known), *_EXPORTERS], n=3)
     meant = f"; did you mean {' or '.join(close)}?" if close else "."
     expected = f"a target or exporter that `conformance targets` lists (as in {_EXAMPLE}), a Python file"
     raise UnknownTarget(f"{name}: no such target{meant} Expected {expected}, or {BACKEND}some.module")
@@ -95,13 +96,13 @@ def _backend(name: str) -> TargetSpec:
         raise UnknownTarget(f"{name}: there is no module {package}")
     options = (("source", source), ("device", device.upper() or "CPU"), ("name", name))
     made_by = "conformance.targets.onnx_backend:OnnxBackend"
-    return _present(TargetSpec(name, name, made_by, tuple(filter(None, ("onnx", package))), options), name)
+    return TargetSpec(name, name, made_by, tuple(filter(None, ("onnx", package))), options)
 
 
 def _exporter(name: str) -> ExporterSpec | None:
     """The exporter of that name or in that file; None if it is neither."""
     if (spec := _EXPORTERS.get(name)) is not None:
-        return _present(spec, name)
+        return spec
     path = Path(name)
     return ExporterSpec(path.stem, f"file:{path.resolve()}", _file(path)) if path.suffix == ".py" else None
 
@@ -112,12 +113,10 @@ def _file(path: Path) -> str:
     return str(path.resolve())
 
 
-def _present(spec: Spec, name: str) -> Spec:
-    """The same, or UnknownTarget with the command that installs what it needs."""
-    if spec.missing:
-        where = "installed" if set(spec.missing) <= set(spec.requires) else "here"
-        raise UnknownTarget(f"{name}: {', '.join(spec.missing)} is not {where}; {spec.install}")
-    return spec
+def why_missing(spec: TargetSpec) -> str:
+    """Why a target cannot be had, with the command that installs what it needs."""
+    where = "installed" if set(spec.missing) <= set(spec.requires) else "here"
+    return f"{', '.join(spec.missing)} is not {where}; {spec.install}"
 
 
 def _composite(exporter: ExporterSpec, runtime: TargetSpec) -> TargetSpec:
