@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from conformance import __version__
 from conformance.errors import BadInput
+from conformance.version import VERSION
 
 DATA = (
     *("exact", "rounding", "edge", "edge-nan", "edge-inf", "edge-zero", "edge-subnormal", "edge-huge"),
@@ -81,7 +81,7 @@ def _targets(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="conformance")
+@click.version_option(VERSION, prog_name="conformance")
 def commands() -> None:
     """Does your framework compute the transposed convolution?
 
@@ -186,6 +186,30 @@ def show(case: str, **options: Any) -> int:
     return show_command(case, **options)
 
 
+@commands.command()
+@click.argument("old", type=click.Path(path_type=Path), required=False)
+@click.argument("new", type=click.Path(path_type=Path), required=False)
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write it as JSON too.")
+@click.option(
+    "--markdown",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="F",
+    help="And as Markdown, for a job summary or a comment on a pull request.",
+)
+@click.option("--schema", "as_schema", is_flag=True, help="Print the JSON Schema of --json.")
+@click.option("--limit", type=click.IntRange(min=0), default=40, show_default=True, help="Kinds of change to list.")
+def compare(**options: Any) -> int:
+    """Show what changed from run file OLD to run file NEW, cell by cell; status 1 if something became worse.
+
+    Worse is: newly failing (what is documented does not count), failing worse, a weaker arithmetic, and errors that
+    really and largely grew.
+    """
+    _leave_cores_to_targets()
+    from conformance.compare_command import compare_command
+
+    return compare_command(**options)
+
+
 def _channels(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
     parts = [part.strip() for value in values for part in value.split(",") if part.strip()]
     for part in parts:
@@ -226,3 +250,44 @@ def explain(case: str, **options: Any) -> int:
     from conformance.commands import explain_command
 
     return explain_command(case, **options)
+
+
+@commands.command()
+@click.argument("requirements", nargs=-1, required=True, metavar="REQUIREMENT...")
+@click.option("--suite", "suites", multiple=True, metavar="S", help="A suite or a file; repeated.  All, if none.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    callback=_split,
+    metavar="T",
+    help="As for run.  All quick ones that need what is asked for, if none.",
+)
+@click.option("--data", multiple=True, callback=_split_data, metavar="KIND", help="Only these: exact, rounding ...")
+@click.option("--profile", type=click.Choice(["quick", "full"]), default="quick", show_default=True)
+@click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True, help="Workers.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads in each framework.")
+@click.option("--timeout", type=click.FloatRange(min=0.01), callback=_seconds, default=60.0, show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A folder for the run files (across-PACKAGE); what is there already is not run again.",
+)
+@click.option("--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write the tables as Markdown too.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="And as JSON.")
+@click.option("--overlay", is_flag=True, help="Only lay what is asked for over this environment.")
+@click.option("--isolated", is_flag=True, help="Make each environment from nothing.")
+@click.option("--python", metavar="P", help="The Python of such environments, as uv takes it: 3.12, or a path.")
+@click.option("--failures", type=click.IntRange(min=0), default=20, show_default=True, help="Kinds of failure to list.")
+def across(requirements: tuple[str, ...], **options: Any) -> int:
+    """Run the suites on several versions of a framework, and show what changed.
+
+    Each REQUIREMENT is one environment, made by uv: keras==3.12.*, or several packages in quotation marks
+    ("onnxruntime==1.17.* numpy<2").  It is laid over the present environment, so that nothing else changes; where that
+    does not work, it is made from nothing.  Status 1: the last version has failures that are not documented, or one is
+    worse than the version before it; 2: no version could be run.
+    """
+    _leave_cores_to_targets()
+    from conformance.across_command import across_command
+
+    return across_command(requirements, **options)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-import conformance
 from conformance.deviations import Register, Stale, settle
 from conformance.execution import LocalExecutor, Parcel, TargetSpec, Task
 from conformance.execution.names import RESERVED as ORACLE
@@ -20,6 +19,7 @@ from conformance.problem import Problem, pose
 from conformance.runs import Record
 from conformance.spec import Case, case_digest
 from conformance.verdict import Judgement, judge_published, judge_repeated
+from conformance.version import VERSION
 
 MAX_PROBLEMS = 64
 MAX_BYTES = 400 * 2**20
@@ -127,7 +127,7 @@ def judged_run(
                 yield from _collect(executor, stream, IDLE_SECONDS, waiting)
             problem = pose(case, kind, seed)
             if judge_oracle:
-                yield Judged(_record(problem, ORACLE, judge_published(problem), 0.0, digest), problem)
+                yield Judged(record_of(problem, ORACLE, judge_published(problem), 0.0, digest), problem)
             posed = _Posed(problem, tuple(Parcel(tensors) for _, tensors in problem.parts), digest, repeat)
             _submit(posed, open_targets, executor, stream)
             yield from _collect(executor, stream, 0.0)
@@ -190,7 +190,7 @@ def environment(targets: Sequence[TargetSpec], **options: Any) -> dict[str, Any]
     """What a run is made with, as far as the parent knows; targets describe themselves when they have started."""
     versions = {name: version for spec in targets for name, version in spec.versions.items()}
     return {
-        "conformance": conformance.__version__,
+        "conformance": VERSION,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),
@@ -264,12 +264,13 @@ def _judged(posed: _Posed, target: str, outcomes: Sequence[Outcome], stream: _St
         posed.problem.case, posed.digest, posed.problem.data, target, said | stream.versions.get(target, {})
     )
     settled = settle(judgement, predicted)
-    record = _record(posed.problem, target, settled.judgement, seconds, posed.digest)
+    record = record_of(posed.problem, target, settled.judgement, seconds, posed.digest)
     record = replace(record, known=settled.known, deviation=settled.deviation)
     return Judged(record, posed.problem, promised, tuple(outcomes))
 
 
-def _record(problem: Problem, target: str, judgement: Judgement, seconds: float, digest: str) -> Record:
+def record_of(problem: Problem, target: str, judgement: Judgement, seconds: float = 0.0, digest: str = "") -> Record:
+    """A judgement as it is kept."""
     return Record(
         case=problem.case.id,
         target=target,

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-import conformance
+from conformance import version
 from conformance.spec import Case, configuration_digest
 from exporters.base import Binding, Exported
 
@@ -174,7 +174,7 @@ def key_of(case: Case, weights: Mapping[str, np.ndarray], exporter: Mapping[str,
 def _source() -> str:
     """The digest of all code that makes graphs."""
     digest = hashlib.sha256()
-    package = Path(conformance.__file__).parent
+    package = Path(version.__file__).parent
     for folder in (package / "spec", package / "targets", Path(__file__).parent):
         for path in sorted(folder.glob("*.py")):
             digest.update(path.read_bytes())

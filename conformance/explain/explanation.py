@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-import conformance
 from conformance.dtypes import FORMATS, round_once
 from conformance.execution import LocalExecutor, TargetSpec
 from conformance.explain.activations import Activation, choose
@@ -17,6 +16,7 @@ from conformance.explain.readings import Reading, read_otherwise
 from conformance.explain.scene import Scene
 from conformance.oracle.chains import walk
 from conformance.spec import Deconvnet
+from conformance.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _refused(rows: Sequence[Row]) -> dict[str, str]:
 
 def _versions(specs: Sequence[TargetSpec]) -> dict[str, str]:
     made_with = {
-        "deconv-conformance": conformance.__version__,
+        "deconv-conformance": VERSION,
         "Python": platform.python_version(),
         "NumPy": np.__version__,
     }

@@ -9,7 +9,7 @@ from conformance.problem.properties import pose_property
 from conformance.spec import PROPERTIES, Case, Chain, Convolution
 
 
-def pose(case: Case, data: str, seed: int = 0) -> Problem:
+def pose(case: Case, data: str = "exact", seed: int = 0) -> Problem:
     """Draw the numbers of a case, or take those that it brings along, and compute what they must give.
 
     The same case, data kind and seed give the same problem on every machine.  Raises OracleRounded where no exact

@@ -18,16 +18,17 @@ AROUND = 2
 """Neighbours that are shown on either side of the worst element, on the last two axes."""
 
 
-def failure_text(judged: Judged, target: str) -> str:
-    """The failure in lines; ``target`` is how the target is named on the command line."""
+def failure_text(judged: Judged, target: str = "") -> str:
+    """The failure in lines; ``target`` is how the target is named on the command line, if it can be repeated there."""
     record, problem = judged.record, judged.problem
     said = [text for text in (record.diagnosis, record.message) if text]
     lines = [f"{record.verdict}: {'; '.join(said)}"]
-    lines.append(f"  {record.case} on {record.target}, {record.data} data  ({problem.case.location})")
+    place = f"  ({problem.case.location})" if problem.case.location else ""
+    lines.append(f"  {record.case} on {record.target}, {record.data} data{place}")
     lines.append(f"  {in_short(problem.case)}")
     lines += [f"  {text}" for text in filter(None, (_gates(judged), _files(judged)))]
     lines += _neighbourhood(judged)
-    lines.append(f"  repeat it: {repeat_command(problem.case, target)}")
+    lines += [f"  repeat it: {repeat_command(problem.case, target)}"] if target else []
     return "\n".join(map(printable, lines))
 
 

@@ -31,7 +31,7 @@ from conformance.spec.conv_block import ConvBlock
 from conformance.spec.deconv_block import DeconvBlock
 from conformance.spec.deconvnet import Deconvnet
 from conformance.spec.digest import case_digest, configuration_digest
-from conformance.spec.loader import load_suite
+from conformance.spec.loader import load_suite, make_case
 from conformance.spec.onnx_words import OnnxWords
 from conformance.spec.pool_readings import PoolReading
 from conformance.spec.pooling import MaxPool, MaxUnpool, Pooling
@@ -89,6 +89,7 @@ __all__ = [
     "is_parameter",
     "load_cases",
     "load_suite",
+    "make_case",
     "shipped_suites",
     "suite_schema",
 ]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from conformance.dtypes import FORMATS
-from conformance.errors import Problem, SpecError
+from conformance.errors import BadInput, Problem, SpecError
 from conformance.spec import matrix as grid
 from conformance.spec.adaptive import AdaptiveDeconvEntry
 from conformance.spec.case import EDGE_KINDS, PUBLISHED, Case
@@ -49,6 +51,24 @@ def load_suite(path: Path, shown: str | None = None) -> list[Case]:
     ``shown`` is how messages name the file.  Raises SpecError with every problem of the file.
     """
     return _Loader(read_document(path, shown or str(path)), path.parent).load()
+
+
+def make_case(**said: Any) -> Case:
+    """One case from what YAML would say of it: ``make_case(op="conv_transpose", input=[8, 8], kernel=4, stride=2)``.
+
+    Tuples are lists.  Raises SpecError with every problem, as for a file.
+    """
+    plain = json.loads(json.dumps(said, default=_number))
+    text = yaml.safe_dump({"suite": "yours", "cases": {"case": plain}}, sort_keys=False)
+    (case,) = _Loader(Document("make_case", text), Path()).load()
+    return replace(case, location="")
+
+
+def _number(value: Any) -> Any:
+    """A number of NumPy's as Python's."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise BadInput(f"make_case: expected values as in YAML, got {type(value).__name__}")
 
 
 class _Loader:
