@@ -1,6 +1,7 @@
 """What an outcome means, judged against the problem.
 
 ``linear``      convolutions: legal rounding, a weaker arithmetic than promised, or wrong
+``shifted``     the right values in the wrong place
 ``steps``       one step of a chain, judged on what the target itself fed to it
 ``stages``      every stage of a chain
 ``whole``       the whole of it    ``walk``  with the errors that are passed on

@@ -15,6 +15,7 @@ from conformance.oracle.reductions import reductions
 from conformance.outcome import Outcome
 from conformance.problem import LinearProblem
 from conformance.verdict.base import Judgement, read_as, sizes, worst
+from conformance.verdict.shifted import shifted
 
 COARSEST = rounded_operands("coarsest", 7, "operands truncated to 8 bits")
 """Beyond its bound it is not worth looking for a weaker arithmetic that explains a result."""
@@ -80,7 +81,14 @@ def _judge_rounded(problem: LinearProblem, actual: np.ndarray, arithmetic: Arith
     if (weaker := _weaker(problem, actual, arithmetic)) is not None:
         name, diagnosis = weaker
         return _judgement("reduced", name, used, diagnosis, message)
-    return _judgement("deviates", arithmetic.name, used, message=message)
+    return _judgement("deviates", arithmetic.name, used, _shifted(problem, actual, arithmetic), message)
+
+
+def _shifted(problem: LinearProblem, actual: np.ndarray, arithmetic: Arithmetic) -> str:
+    n = np.broadcast_to(problem.products, problem.exact.shape)
+    size = np.abs(problem.exact) + (problem.magnitude if arithmetic.bias_apart else 0.0)
+    bound = arithmetic.bound(n, problem.magnitude, 3 * size if arithmetic.bias_apart else size)
+    return shifted(actual.astype(np.float64), problem.exact, bound)
 
 
 def _judgement(verdict: str, arithmetic: str, used: Usage, diagnosis: str = "", message: str = "") -> Judgement:
