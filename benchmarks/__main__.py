@@ -1,4 +1,4 @@
-"""Run all measurements: ``python -m benchmarks [oracle] [harness] [memory] [zfnet] [exporters]``."""
+"""Run all measurements: ``python -m benchmarks [oracle] [harness] [memory] [zfnet] [exporters] [compare]``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import exporters, harness, oracle, zfnet
+from benchmarks import compare, exporters, harness, oracle, zfnet
 
 
 def main() -> None:
-    wanted = set(sys.argv[1:]) or {"oracle", "harness", "memory", "zfnet", "exporters"}
+    wanted = set(sys.argv[1:]) or {"oracle", "harness", "memory", "zfnet", "exporters", "compare"}
     console = Console(highlight=False)
     if "oracle" in wanted:
         oracle.against_torch(console)
@@ -26,6 +26,8 @@ def main() -> None:
     if "exporters" in wanted:
         exporters.second_run(console)
         exporters.onnx_surface(console)
+    if "compare" in wanted:
+        compare.two_runs(console)
 
 
 if __name__ == "__main__":

@@ -291,3 +291,20 @@ def across(requirements: tuple[str, ...], **options: Any) -> int:
     from conformance.across_command import across_command
 
     return across_command(requirements, **options)
+
+
+@commands.command()
+@click.argument("ids", nargs=-1, metavar="[DEVIATION]...")
+@click.option(
+    "--deviations", "files", multiple=True, type=click.Path(path_type=Path), metavar="F", help="And those of a file."
+)
+@click.option("--run", "run_path", type=click.Path(path_type=Path), help="The run file to count in (the last run).")
+def deviations(ids: tuple[str, ...], **options: Any) -> int:
+    """List documented deviations of released versions, or say why one is there.
+
+    A verdict that a deviation predicts is known and does not fail; one that it predicts and that does not come is
+    fixed, and fails until the entry is removed.
+    """
+    from conformance.deviations_command import deviations_command
+
+    return deviations_command(ids, **options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -24,12 +23,11 @@ from conformance.problem import pose
 from conformance.reports.details import show_case, show_outcome, show_records
 from conformance.reports.targets import show_targets
 from conformance.reports.terminal import Summary, kind_of, show_failures, show_known, show_matrix, show_stale
-from conformance.runs import RunFile
+from conformance.runs import RunFile, last_run, new_run_path
 from conformance.spec import load_cases, shipped_suites, suite_schema
 from conformance.spec.suites import FULL
 from exporters.cache import Cache, limit_of_cache
 
-KEPT_RUNS = 20
 REFRESH_SECONDS = 0.1
 
 
@@ -119,7 +117,7 @@ def _open_run(out: Path | None, resume: Path | None) -> RunFile:
         if out is not None and out != resume:
             raise BadInput("expected --out or --resume, not both")
         return RunFile.resume(resume)
-    return RunFile.create(out or _new_run_path())
+    return RunFile.create(out or new_run_path())
 
 
 def _note_environment(store: RunFile, environment: dict[str, Any]) -> None:
@@ -134,19 +132,6 @@ def _note_environment(store: RunFile, environment: dict[str, Any]) -> None:
     environment["versions"] = before.get("versions", {}) | versions
     environment["targets"] = list(dict.fromkeys([*before.get("targets", []), *environment["targets"]]))
     store.note(environment)
-
-
-def _runs_folder() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "deconv-conformance" / "runs"
-
-
-def _new_run_path() -> Path:
-    """A fresh name in the cache; the oldest runs there are removed."""
-    folder = _runs_folder()
-    for old in sorted(folder.glob("*.sqlite"))[: -KEPT_RUNS + 1]:
-        old.unlink(missing_ok=True)
-    return folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.sqlite"
 
 
 class _Bar:
@@ -251,7 +236,7 @@ def show_command(
     show_case(found, console)
     if targets:
         return _show_now(found, find_targets(targets), threads, timeout, console)
-    path = run_path or max(_runs_folder().glob("*.sqlite"), default=None)
+    path = run_path or last_run()
     if path is not None:
         with RunFile.open(path) as store:
             records = [record for record in store.records() if record.case == case]

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from operator import attrgetter
@@ -23,6 +24,7 @@ APPLICATION = 0x64636E76  # "dcnv"
 VERSION = 2
 """Of the file.  Version 1 had no column ``deviation``: it is read, and completed when a run goes on with it."""
 SCHEMA = 1
+KEPT_RUNS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,3 +226,20 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
     return connection
+
+
+def last_run() -> Path | None:
+    """The newest run file in the cache."""
+    return max(_folder().glob("*.sqlite"), default=None)
+
+
+def new_run_path() -> Path:
+    """A fresh name in the cache; the oldest runs there are removed."""
+    for old in sorted(_folder().glob("*.sqlite"))[: -KEPT_RUNS + 1]:
+        old.unlink(missing_ok=True)
+    return _folder() / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.sqlite"
+
+
+def _folder() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "deconv-conformance" / "runs"

@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from packaging.specifiers import SpecifierSet
 
-from conformance import engine
+from conformance import cli, engine, make_case, pose
 from conformance.deviations import Deviation, Register, Settled, load_deviations, settle, shipped_deviations
 from conformance.deviations.parameters import VOCABULARY, parameters
 from conformance.deviations.predicate import BadPredicate, Predicate
 from conformance.errors import BadInput, SpecError
 from conformance.execution import known_targets
+from conformance.runs import RunFile
 from conformance.spec import Case, case_digest, load_cases
 from conformance.verdict import FAILED, Judgement
 
@@ -404,3 +406,26 @@ def test_every_shipped_deviation_is_of_targets_that_there_are() -> None:
         known = {name: dict.fromkeys(spec.requires, "999") for name, spec in known_targets().items()}
         loose = replace(one, versions=())
         assert any(loose.concerns(name, versions) for name, versions in known.items()), one.id
+
+
+# ---- The command ----
+
+
+def test_the_command_lists_deviations_and_counts_what_a_run_showed(tmp_path: Path) -> None:
+    record = engine.record_of(pose(make_case(op="conv", input=[3], kernel=2)), "torch@cpu", WRONG)
+    with RunFile.create(tmp_path / "run.sqlite") as run:
+        run.append(replace(record, known=True, deviation="mine/grouped"))
+    (tmp_path / "mine.yaml").write_text(dedent(FILE))
+    options = ["--deviations", str(tmp_path / "mine.yaml"), "--run", str(tmp_path / "run.sqlite")]
+    listed = CliRunner().invoke(cli.commands, ["deviations", *options])
+    assert "mine/grouped  deviates  1 verdicts\n    torch; torch <3,>=2.1\n" in listed.stdout
+    told = CliRunner().invoke(cli.commands, ["deviations", "mine", *options]).stdout
+    for words in (
+        "mine/grouped\n",
+        "https://example.org/1\nIt is so.\n",
+        "where      groups > 1\n",
+        "last run   1 verdicts",
+    ):
+        assert words in told
+    with pytest.raises(BadInput, match="no such deviation; did you mean mine/grouped"):
+        CliRunner().invoke(cli.commands, ["deviations", "mine/groupd", *options], catch_exceptions=False)
