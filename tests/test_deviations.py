@@ -203,7 +203,12 @@ def test_what_was_predicted_and_does_not_come_is_fixed() -> None:
     assert result.judgement.failed
 
 
-@pytest.mark.parametrize("verdict", ["unsupported", "ambiguous", "nondeterministic"])
+def test_a_target_that_refuses_has_shown_nothing() -> None:
+    refused = Judgement("unsupported", message="cannot say it")
+    assert settle(refused, [(entry(), True)]) == Settled(refused)
+
+
+@pytest.mark.parametrize("verdict", ["ambiguous", "nondeterministic"])
 def test_a_neutral_verdict_is_not_the_predicted_one(verdict: str) -> None:
     result = settle(Judgement(verdict, message="cannot say it"), [(entry(), True)])
     assert result.judgement.verdict == "fixed"

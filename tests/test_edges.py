@@ -406,6 +406,15 @@ def test_flushing_to_zero_is_named(dtype: str, implementation: Implementation) -
     assert judgement.diagnosis == "subnormal numbers are taken for zero"
 
 
+@pytest.mark.parametrize("keeps_bias", [True, False])
+def test_flushing_the_products_leaves_the_bias_or_nothing(keeps_bias: bool) -> None:
+    problem = pose(make("t/flush", **OVERLAP | {"bias": True}), "edge-subnormal")
+    bias = problem.tensors["bias"].reshape(-1, 1, 1)
+    actual = np.broadcast_to(bias, problem.exact.shape) * np.float32(keeps_bias)
+    judgement = judged(problem, actual.astype(np.float32))
+    assert (judgement.verdict, judgement.arithmetic) == ("reduced", "flush-to-zero")
+
+
 def test_a_wrong_subnormal_number_is_not_flushing() -> None:
     problem = pose(make("t/flush", **OVERLAP), "edge-subnormal")
     actual = flushes_inputs(problem)

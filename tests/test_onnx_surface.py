@@ -82,6 +82,11 @@ def test_the_opset_of_a_case_comes_before_that_of_the_target() -> None:
     assert recorded(make("max_pool", OnnxWords(), **POOL)).model.opset_import[0].version == 22
 
 
+@pytest.mark.parametrize("opset", range(1, 23))
+def test_every_opset_has_a_format_even_those_that_were_never_released(opset: int) -> None:
+    assert recorded(make("conv", OnnxWords(opset=opset), input=[3], kernel=2)).model.ir_version >= 4
+
+
 def test_constants_need_not_be_inputs_in_the_oldest_opset_either() -> None:
     """Format version 3, which goes with opset 1, lists every constant among the inputs."""
     recorder = recorded(make("conv_transpose", OnnxWords(opset=1), input=[3], kernel=2))

@@ -132,6 +132,18 @@ def test_the_two_runs_of_the_adjoint_are_the_case_and_its_transpose() -> None:
         assert backward.result_shapes["output"] == first["input"].shape
 
 
+@pytest.mark.parametrize("spelled", [{"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}, {"padding": "same"}])
+def test_the_transpose_of_a_convolution_with_generated_pads_says_them(spelled: dict[str, str]) -> None:
+    case = make("t/same", op="conv", input=[5, 1], kernel=[2, 1], stride=[2, 3], data="adjoint", **spelled)
+    backward = posed(case, "adjoint").parts[1][0]
+    assert isinstance(backward, Convolution)
+    assert backward.auto_pad is None
+    assert backward.readings == ()
+    assert isinstance(backward.padding, tuple)
+    ends = zip(backward.padding, backward.output_padding or (), backward.axes, strict=True)
+    assert all((pair[0], pair[1] - added) == (axis.begin, axis.end) for pair, added, axis in ends)
+
+
 def test_no_sum_of_an_equation_is_too_large_for_the_format() -> None:
     """A, the sum of absolute values, fits: partial sums are exact in any order."""
     rng = np.random.default_rng(3)

@@ -13,7 +13,7 @@ import pytest
 
 from conformance.arithmetic import onnx_readings
 from conformance.errors import SpecError
-from conformance.spec import OnnxWords, case_digest, load_suite, suite_schema
+from conformance.spec import MaxPool, OnnxWords, case_digest, load_suite, make_case, suite_schema
 
 Load = Callable[[str], list[Any]]
 SCHEMA = jsonschema.Draft202012Validator(suite_schema())
@@ -271,3 +271,11 @@ def test_unpooling_to_an_output_shape_has_the_size_that_is_asked_for(load: Load)
         assert case.inferred == (6, 8)
     (case,) = load(f"{UNPOOL}, padding: [[1, 0], 0], output_shape: [7, 9]")
     assert (case.inferred, case.unpadded) == ((5, 8), (6, 8))
+
+
+def test_an_even_negative_total_has_one_half_however_that_of_another_axis_is_rounded() -> None:
+    """Rows left out by two and by one: half of -2 is -1 either way, half of -1 is -1 or 0."""
+    case = make_case(op="max_pool", input=[7, 6], kernel=1, stride=4, auto_pad="SAME_UPPER")
+    assert isinstance(case, MaxPool)
+    begins = {reading.name.partition(",")[2]: tuple(axis.begin for axis in reading.axes) for reading in case.readings}
+    assert begins == {"": (0, 0), " half rounded down": (-1, -1), " half rounded towards zero": (-1, 0)}

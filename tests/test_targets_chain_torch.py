@@ -170,6 +170,12 @@ def test_a_switch_points_into_the_plane_where_all_is_minus_infinity(padding: Any
     np.testing.assert_array_equal(run("torch", case, {"input": x})["indices"], pooled(case, x)[1])
 
 
+def test_a_switch_of_a_dilated_window_that_begins_in_the_padding_names_one_of_its_elements() -> None:
+    case = make("max_pool", input=[5, 4], kernel=[3, 2], stride=[3, 1], padding=[2, 0], dilation=2)
+    x = np.full(case.large_shape, -np.inf, np.float32)
+    np.testing.assert_array_equal(run("torch", case, {"input": x})["indices"], pooled(case, x)[1])
+
+
 def test_ceil_mode_has_a_window_for_the_rest_but_none_in_the_padding() -> None:
     assert make("max_pool", input=[110], kernel=3, stride=2, ceil_mode=True).small == (55,)
     for size, small in ((5, 2), (6, 3), (7, 3)):

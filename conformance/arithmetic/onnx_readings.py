@@ -22,6 +22,7 @@ CLARIFIED = 11
 """The opset whose texts say what those of Conv-1, ConvTranspose-1 and MaxPool-10 left open."""
 
 SAME = ("SAME_UPPER", "SAME_LOWER")
+DOWN, TOWARDS_ZERO = "negative pads, half rounded down", "negative pads, half rounded towards zero"
 OUTPUT_IS_INPUT = "output as large as the input"
 
 
@@ -88,7 +89,10 @@ def pooled_same_readings(size: int, extent: int, stride: int, auto_pad: AutoPad)
     total = (-(-size // stride) - 1) * stride + extent - size
     if auto_pad not in SAME or total >= 0:
         return {}
-    return _distinct({"no negative pads": (0, 0)} | _halved(total, larger_end(auto_pad)))
+    readings = {"no negative pads": (0, 0)} | _halved(total, larger_end(auto_pad))
+    # an even total has one half, but another axis of the same case may have two, and both go with this one
+    readings.setdefault(TOWARDS_ZERO, readings[DOWN])
+    return readings if len(set(readings.values())) > 1 else {}
 
 
 def is_before_clarified(opset: int | None) -> bool:
@@ -119,10 +123,10 @@ def _halved(total: int, larger: End) -> dict[str, Pair]:
     if total >= 0:
         return {"": halves(total, larger)}
     begin, end = halves(total, larger)
-    readings = {"negative pads, half rounded down": (begin, end)}
+    readings = {DOWN: (begin, end)}
     if total % 2:
         moved = 1 if larger == "end" else -1
-        readings["negative pads, half rounded towards zero"] = (begin + moved, end - moved)
+        readings[TOWARDS_ZERO] = (begin + moved, end - moved)
     return readings
 
 

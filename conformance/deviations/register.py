@@ -100,7 +100,10 @@ class Register:
 
 
 def settle(judgement: Judgement, predicted: Sequence[_Prediction]) -> Settled:
-    """The judgement as it came, ``known`` if a deviation predicts it, or ``fixed`` if one must show and does not."""
+    """The judgement as it came, ``known`` if a deviation predicts it, or ``fixed`` if one must show and does not.
+
+    A target that says it cannot do a case has shown nothing of what it does.
+    """
     if not predicted:
         return Settled(judgement)
     told = "; ".join((judgement.arithmetic, judgement.diagnosis, judgement.message))
@@ -108,7 +111,7 @@ def settle(judgement: Judgement, predicted: Sequence[_Prediction]) -> Settled:
         if deviation.explains(judgement.verdict, told):
             return Settled(judgement, known=True, deviation=deviation.id)
     strict = next((deviation for deviation, must in predicted if must), None)
-    if strict is None:
+    if strict is None or judgement.verdict == "unsupported":
         return Settled(judgement)
     documented = f"documented to be {strict.verdict} ({strict.location}, {strict.id})"
     if judgement.failed:

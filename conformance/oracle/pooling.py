@@ -46,6 +46,11 @@ def planes(x: np.ndarray) -> np.ndarray:
     return x.reshape(x.shape[0] * x.shape[1], math.prod(x.shape[2:]))
 
 
+def _lowest(x: np.ndarray) -> np.ndarray:
+    """-inf in x's dtype: NumPy 1 finds none that bfloat16 shares with a Python float."""
+    return np.array(-np.inf, x.dtype)
+
+
 def max_pool(axes: Axes, x: np.ndarray, magnitude: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Values and switches: ``(N, C, *large)`` to two times ``(N, C, *small)``, the values of x's dtype.
 
@@ -59,7 +64,7 @@ def max_pool(axes: Axes, x: np.ndarray, magnitude: bool = False) -> tuple[np.nda
     switches = np.empty((values.shape[0], table.shape[0]), np.int64)
     for start in range(0, values.shape[0], step := max(BLOCK // max(table.size, 1), 1)):
         rows = slice(start, start + step)
-        seen = np.where(table >= 0, keys[rows][:, table], -np.inf)
+        seen = np.where(table >= 0, keys[rows][:, table], _lowest(keys))
         best = seen.argmax(axis=2)
         found = table[np.arange(table.shape[0]), best]
         lowest = np.take_along_axis(seen, best[..., None], axis=2)[..., 0] == -np.inf
@@ -72,7 +77,7 @@ def window_maxima(axes: Axes, x: np.ndarray) -> np.ndarray:
     """The largest element of each window, NaN passed over; -inf where there is nothing else."""
     table = windows(tuple(axes))
     values = planes(x)
-    seen = np.where(table >= 0, values[:, table], -np.inf)
+    seen = np.where(table >= 0, values[:, table], _lowest(values))
     largest: np.ndarray = np.fmax.reduce(seen, axis=2, initial=-np.inf)
     return largest.reshape(*x.shape[:2], *(a.small for a in axes))
 

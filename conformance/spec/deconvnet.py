@@ -167,7 +167,9 @@ def _undone(case: Deconvnet, layer: Layer) -> bool:
 
 def transposed(conv: Convolution, bias: bool = False) -> Convolution:
     """The transposed convolution that leads back to the size that a convolution started from."""
-    pads = conv.padding if isinstance(conv.padding, tuple) else tuple((a.begin, max(a.end, 0)) for a in conv.axes)
+    said = isinstance(conv.padding, tuple) and conv.auto_pad is None
+    pads = conv.padding if said else tuple((a.begin, max(a.end, 0)) for a in conv.axes)
+    assert isinstance(pads, tuple)
     return replace(
         conv,
         id=f"{conv.id}.T",
@@ -176,6 +178,8 @@ def transposed(conv: Convolution, bias: bool = False) -> Convolution:
         out_channels=conv.in_channels,
         bias=bias,
         padding=pads,
+        auto_pad=None,
+        readings=(),
         output_padding=tuple(pair[1] - axis.end for pair, axis in zip(pads, conv.axes, strict=True)),
     )
 

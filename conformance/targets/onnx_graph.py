@@ -93,9 +93,17 @@ class Graph:
         return helper.make_model(
             graph,
             opset_imports=opsets,
-            ir_version=max(helper.find_min_ir_version_for(opsets), OLDEST_IR),
+            ir_version=_ir_version(helper, opsets),
             producer_name="deconv-conformance",
         )
+
+
+def _ir_version(helper: Any, opsets: Any) -> int:
+    """The version of the file format that has these opsets; not every old opset was in a release of its own."""
+    try:
+        return max(int(helper.find_min_ir_version_for(opsets)), OLDEST_IR)
+    except ValueError:
+        return OLDEST_IR
 
 
 def one_node_model(case: Convolution, constants: Mapping[str, np.ndarray], opset: int = NEWEST_OPSET) -> Any:

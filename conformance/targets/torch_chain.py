@@ -83,8 +83,9 @@ class TorchSteps:
         for place, axis in zip(
             self._torch.unravel_index(indices, [axis.full for axis in step.axes]), step.axes, strict=True
         ):
-            # In a window of nothing but -inf the padding comes first; the clamp makes that the first element.
-            flat = flat * axis.large + (place - axis.begin).clamp(min=0)
+            place = place - axis.begin
+            # In a window of nothing but -inf the padding comes first; what is meant is the first element.
+            flat = flat * axis.large + self._torch.where(place < 0, place % axis.dilation, place)
         return flat
 
     def max_unpool(self, step: MaxUnpool, x: Any, indices: Any) -> Any:

@@ -147,7 +147,8 @@ def _judge_edge(problem: LinearProblem, actual: np.ndarray, arithmetic: Arithmet
     if not wrong.any():
         return Judgement("exact", arithmetic.name, largest, 0.0, 0.0)
     message = worst(actual, problem.exact, int(wrong.argmax())) + f"; {int(wrong.sum())} of {wrong.size} elements"
-    if problem.data == "edge-subnormal" and not actual[wrong].any():
+    nothing_summed = (actual == 0) | (actual == problem.bias)
+    if problem.data == "edge-subnormal" and nothing_summed[wrong].all():
         return Judgement(
             "reduced", "flush-to-zero", largest, diagnosis="subnormal numbers are taken for zero", message=message
         )
