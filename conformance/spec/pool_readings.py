@@ -46,11 +46,11 @@ def _negative(case: MaxPool, _: OnnxWords) -> Alternatives:
     """SAME_* where windows leave rows out."""
     each = [pooled_same_readings(a.large, a.extent, a.stride, case.auto_pad or "NOTSET") for a in case.axes]
     names = list(dict.fromkeys(name for readings in each for name in readings))
-    others = [
-        _read(case, name, tuple(_moved(a, r[name]) if name in r else a for a, r in zip(case.axes, each, strict=True)))
-        for name in names[1:]
-    ]
-    return (names[0] if names else "", others)
+    others: dict[tuple[Axis, ...], str] = {}
+    for name in names[1:]:
+        axes = (_moved(a, r[name]) if name in r else a for a, r in zip(case.axes, each, strict=True))
+        others.setdefault(tuple(axes), name)
+    return (names[0] if names else "", [_read(case, name, axes) for axes, name in others.items()])
 
 
 def _strides(case: MaxPool, words: OnnxWords) -> Alternatives:
