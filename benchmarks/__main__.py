@@ -1,4 +1,4 @@
-"""Run all measurements: ``python -m benchmarks [oracle] [harness] [memory] [zfnet] [exporters] [compare]``."""
+"""Run all measurements: ``python -m benchmarks [oracle] [harness] [memory] [zfnet] [exporters] [compare] [pytest]``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import compare, exporters, harness, oracle, zfnet
+from benchmarks import compare, exporters, harness, matrix, oracle, zfnet
 
 
 def main() -> None:
-    wanted = set(sys.argv[1:]) or {"oracle", "harness", "memory", "zfnet", "exporters", "compare"}
+    wanted = set(sys.argv[1:]) or {"oracle", "harness", "memory", "zfnet", "exporters", "compare", "pytest"}
     console = Console(highlight=False)
     if "oracle" in wanted:
         oracle.against_torch(console)
@@ -28,6 +28,9 @@ def main() -> None:
         exporters.onnx_surface(console)
     if "compare" in wanted:
         compare.two_runs(console)
+    if "pytest" in wanted:
+        matrix.collecting(console)
+        matrix.against_command(console)
 
 
 if __name__ == "__main__":

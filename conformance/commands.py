@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -53,6 +54,7 @@ def run_command(
         missing = "\n".join(f"  {spec.name}: {spec.install}" for spec in known_targets().values())
         raise BadInput(f"no framework is installed; install at least one:\n{missing}")
     cases: list[Any] = load_cases(suites, profile)
+    gc.freeze()  # they stay until the end, and need not be looked through again and again
     if json_path is not None:
         _check_writable(json_path)
     options = {"profile": profile, "suites": list(suites), "threads": threads, "timeout": timeout, "jobs": jobs}

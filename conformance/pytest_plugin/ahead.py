@@ -104,7 +104,6 @@ class Ahead:
         cases = {item.case.id: item.case for item in items}
         config = self._session.config
         gc.freeze()  # tens of thousands of items stay until the end, and need not be looked through again and again
-        self._open.callback(gc.unfreeze)
         self._open.enter_context(threadpool_limits(limits=1, user_api="blas"))  # its threads take cores from targets
         executor = self._open.enter_context(
             LocalExecutor(
