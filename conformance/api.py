@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ __all__ = [
     "run",
 ]
 
-YOURS = "yours"
+YOURS = "your result"
 
 
 def judge(problem: Problem, actual: Any, arithmetic: str = "native") -> Judgement:
@@ -86,6 +87,7 @@ def assert_conforms(
     judgement = judge_outcome(problem, outcome, arithmetic)
     if judgement.failed:
         record = engine.record_of(problem, YOURS, judgement)
+        record = replace(record, data="exact" if problem.data == "exact" else "your")
         raise AssertionError(failure_text(Judged(record, problem, arithmetic, (outcome,))))
     return judgement
 

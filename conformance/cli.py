@@ -160,12 +160,13 @@ def cache(clear: bool) -> int:
 @commands.command()
 @click.argument("suites", nargs=-1, metavar="[SUITE_OR_FILE]...")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of suite files, for editors.")
+@click.option("--where", is_flag=True, help="Print the folder of the shipped suites, for pytest.")
 @click.option("--profile", type=click.Choice(["quick", "full"]), default="full", show_default=True)
-def cases(suites: tuple[str, ...], schema: bool, profile: str) -> int:
+def cases(suites: tuple[str, ...], schema: bool, where: bool, profile: str) -> int:
     """List cases, or check suite files."""
     from conformance.commands import cases_command
 
-    return cases_command(suites, schema, profile)
+    return cases_command(suites, schema, where, profile)
 
 
 @commands.command()

@@ -26,7 +26,7 @@ from conformance.reports.targets import show_targets
 from conformance.reports.terminal import Summary, kind_of, show_failures, show_known, show_matrix, show_stale
 from conformance.runs import RunFile, last_run, new_run_path
 from conformance.spec import load_cases, shipped_suites, suite_schema
-from conformance.spec.suites import FULL
+from conformance.spec.suites import FULL, shipped_folder
 from exporters.cache import Cache, limit_of_cache
 
 REFRESH_SECONDS = 0.1
@@ -212,8 +212,11 @@ def cache_command(clear: bool) -> int:
     return 0
 
 
-def cases_command(suites: Sequence[str], schema: bool, profile: str) -> int:
+def cases_command(suites: Sequence[str], schema: bool, where: bool, profile: str) -> int:
     """``conformance cases``."""
+    if where:
+        click.echo(shipped_folder())
+        return 0
     if schema:
         click.echo(json.dumps(suite_schema(), indent=1))
         return 0

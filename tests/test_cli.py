@@ -624,3 +624,9 @@ def test_rooms_import_only_from_floors_below() -> None:
     )
     assert done.returncode == 0, done.stdout
     assert re.search(r"Contracts: [1-9]\d* kept, 0 broken", done.stdout)
+
+
+def test_the_shipped_suites_are_where_it_says(call: Call) -> None:
+    code, out, _ = call("cases", "--where")
+    assert code == 0
+    assert {path.stem for path in Path(out.strip()).glob("*.yaml")} >= {"sweep", "zfnet"}

@@ -61,7 +61,7 @@ def _gates(judged: Judged) -> str:
     for name, used in (("bound", record.bound_usage), ("mean-square gate", record.rms_usage)):
         if used is not None and math.isfinite(used):
             told.append(f"{used:.3g} of the {name}")
-    held_to = judged.problem.case.dtype if judged.promised == "native" else judged.promised
+    held_to = judged.promised.replace("native", judged.problem.case.dtype)
     return ", ".join(told) + (f" of {held_to}" if told else "")
 
 
