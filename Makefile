@@ -1,6 +1,6 @@
 # make run    set up, run the quick profile on every framework, show where they agree with C and C.T
 # make test   set up, run the tests
-# make lint   set up, check style, types and the architecture
+# make lint   set up, check style, types, the architecture and the workflow
 # make bench  set up, measure the oracle and the harness against their peers
 
 PYTHON ?= python3
@@ -22,6 +22,8 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet .github
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks
