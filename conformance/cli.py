@@ -133,9 +133,9 @@ def _leave_cores_to_targets() -> None:
 def run(suites: tuple[str, ...], **options: Any) -> int:
     """Run suites on targets and judge every result."""
     _leave_cores_to_targets()
-    from conformance.commands import run_command
+    from conformance.run_command import Asked, run_command
 
-    return run_command(suites, **options)
+    return run_command(Asked(suites=suites, **options))
 
 
 @commands.command()

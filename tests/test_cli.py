@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 
 from conformance import cli
-from conformance import commands as bodies
+from conformance import run_command as bodies
 from conformance.execution import TargetSpec, devices, registry
 from conformance.runs import RunFile
 from conformance.spec import DATA_KINDS, load_cases
@@ -196,7 +196,7 @@ def test_2_where_a_framework_is_missing_and_how_to_get_it(call: Call, monkeypatc
     assert call("run", "small.yaml", "--target", "lasagne") == (
         2,
         "",
-        f"lasagne@cpu: lasagne is not installed; {install}\n",
+        f"lasagne: lasagne is not installed; {install}\n",
     )
     code, out, err = call("run", "small.yaml")
     assert (code, out) == (2, "")

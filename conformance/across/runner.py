@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 from conformance.across.child import run_child
 from conformance.across.environment import Probed, Recipe, last_reason, probe
 from conformance.across.requirement import Wanted
+from conformance.deviations import shipped_deviations
 from conformance.errors import BadRunFile
 from conformance.runs import RunFile
 from conformance.spec import case_digest
@@ -28,7 +29,7 @@ class Settings:
     """What is run in every environment.
 
     ``targets`` are their names in run files, with what they are called on the command line; ``cases`` is a digest of
-    all that the suites say.
+    all that suites and deviations say.
     """
 
     targets: Mapping[str, str]
@@ -84,8 +85,11 @@ class Version:
 
 
 def digest_of(cases: Sequence[Any]) -> str:
-    """What all the cases say, in any order."""
-    return hashlib.sha256("".join(sorted(map(case_digest, cases))).encode()).hexdigest()
+    """What all the cases say, in any order, and what is documented."""
+    said = hashlib.sha256("".join(sorted(map(case_digest, cases))).encode())
+    for path in shipped_deviations():
+        said.update(path.read_bytes())
+    return said.hexdigest()
 
 
 def run_versions(

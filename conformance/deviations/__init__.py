@@ -7,12 +7,13 @@
 
 from conformance.deviations.entry import ALWAYS, SOMETIMES, Deviation
 from conformance.deviations.loader import load_deviations, shipped_deviations
-from conformance.deviations.register import Register, Settled, Stale, settle
+from conformance.deviations.register import Prediction, Register, Settled, Stale, settle
 
 __all__ = [
     "ALWAYS",
     "SOMETIMES",
     "Deviation",
+    "Prediction",
     "Register",
     "Settled",
     "Stale",

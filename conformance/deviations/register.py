@@ -15,7 +15,8 @@ from conformance.spec import Case
 from conformance.verdict import Judgement
 
 FIXED = "fixed"
-_Prediction = tuple[Deviation, bool]
+Prediction = tuple[Deviation, bool]
+"""A deviation that names a cell, and whether it must show there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,14 @@ class Register:
     def __init__(self, deviations: Iterable[Deviation] = (), features: frozenset[str] | None = None) -> None:
         self._features = cpu_features() if features is None else features
         strict = ((deviation, deviation.strict_on(self._features)) for deviation in deviations)
-        self._all: list[_Prediction] = [(deviation, must) for deviation, must in strict if must is not None]
-        self._of_target: dict[tuple[str, tuple[tuple[str, str], ...]], list[_Prediction]] = {}
+        self._all: list[Prediction] = [(deviation, must) for deviation, must in strict if must is not None]
+        self._of_target: dict[tuple[str, tuple[tuple[str, str], ...]], list[Prediction]] = {}
         self._said: tuple[Case, dict[str, Any]] | None = None
         self._named: dict[tuple[str, str, str], bool] = {}
 
     def predicted(
         self, case: Case, digest: str, data: str, target: str, versions: Mapping[str, str]
-    ) -> list[_Prediction]:
+    ) -> list[Prediction]:
         """The deviations that predict a cell, each with whether it must show.
 
         ``digest`` identifies the case.  Raises BadInput where a predicate fails on a case.
@@ -78,7 +79,7 @@ class Register:
         came = set(shown)
         return [Stale(concerned[id], cells) for id, cells in sorted(count.items()) if id not in came]
 
-    def _concerning(self, target: str, versions: Mapping[str, str]) -> list[_Prediction]:
+    def _concerning(self, target: str, versions: Mapping[str, str]) -> list[Prediction]:
         key = (target, tuple(sorted(versions.items())))
         if key not in self._of_target:
             self._of_target[key] = [found for found in self._all if found[0].concerns(target, versions)]
@@ -99,7 +100,7 @@ class Register:
         return self._said[1]
 
 
-def settle(judgement: Judgement, predicted: Sequence[_Prediction]) -> Settled:
+def settle(judgement: Judgement, predicted: Sequence[Prediction]) -> Settled:
     """The judgement as it came, ``known`` if a deviation predicts it, or ``fixed`` if one must show and does not.
 
     A target that says it cannot do a case has shown nothing of what it does.

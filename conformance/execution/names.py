@@ -52,11 +52,12 @@ def find_targets(names: Iterable[str], must_be_present: bool = True) -> list[Tar
         return [spec for spec in all_targets().values() if not spec.missing and not spec.on_request]
     known = all_targets() if any("onnxruntime@" in name for name in wanted) else known_targets()
     found: dict[str, TargetSpec] = {}
-    for spec in (_find(name, known) for name in wanted):
+    for name in wanted:
+        spec = _find(name, known)
         if found.setdefault(spec.name, spec) != spec or spec.name == RESERVED:
             raise UnknownTarget(f"{spec.source}: there is a target named {spec.name} already; rename the file")
         if must_be_present and spec.missing:
-            raise UnknownTarget(f"{spec.name}: {why_missing(spec)}")
+            raise UnknownTarget(f"{name}: {why_missing(spec)}")
     return list(found.values())
 
 

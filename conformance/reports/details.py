@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from conformance.arithmetic import Axis
+from conformance.deviations import Prediction, settle
 from conformance.oracle.bounds import arithmetic_for
 from conformance.outcome import Outcome
 from conformance.problem import ChainProblem, LinearProblem, Problem
@@ -122,10 +123,24 @@ def show_records(records: Iterable[Record], console: Console) -> None:
     console.print(table)
 
 
-def show_outcome(problem: Problem, target: str, outcomes: Sequence[Outcome], promised: str, console: Console) -> bool:
-    """What came of a problem now: the verdict, and what is most wrong.  Returns whether it fails."""
-    judgement = judge_parts(problem, outcomes, promised)
-    console.print(f"\n{target} on {problem.data} data: {judgement.verdict} ({judgement.arithmetic})", style="bold")
+def show_outcome(
+    problem: Problem,
+    target: str,
+    outcomes: Sequence[Outcome],
+    promised: str,
+    predicted: Sequence[Prediction],
+    console: Console,
+) -> bool:
+    """What came of a problem now: the verdict, and what is most wrong.
+
+    ``predicted`` are the documented deviations of that cell.  Returns whether it fails otherwise than they say.
+    """
+    settled = settle(judge_parts(problem, outcomes, promised), predicted)
+    judgement = settled.judgement
+    known = f", known: {settled.deviation}" if settled.known else ""
+    console.print(
+        f"\n{target} on {problem.data} data: {judgement.verdict} ({judgement.arithmetic}{known})", style="bold"
+    )
     for text in filter(None, (judgement.diagnosis, judgement.message)):
         console.print(f"  {text}", highlight=False)
     for file in dict.fromkeys(outcome.file for outcome in outcomes if outcome.file):
@@ -134,7 +149,7 @@ def show_outcome(problem: Problem, target: str, outcomes: Sequence[Outcome], pro
         _show_judged_stages(problem, outcomes[0], promised, console)
     if isinstance(problem, LinearProblem) and not judgement.passed:
         _show_worst(problem, outcomes[0], promised, console)
-    return judgement.failed
+    return judgement.failed and not settled.known
 
 
 def _show_judged_stages(problem: ChainProblem, outcome: Outcome, promised: str, console: Console) -> None:

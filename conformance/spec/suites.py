@@ -9,8 +9,8 @@ from conformance.errors import BadInput, Problem, SpecError
 from conformance.spec.case import Case
 from conformance.spec.loader import load_suite
 
-PROFILES = ("quick", "full")
-FULL = "full"
+QUICK, FULL = "quick", "full"
+PROFILES = (QUICK, FULL)
 
 
 def shipped_folder() -> Path:
