@@ -120,3 +120,8 @@ def _agree(inferred: Sequence[int | None], actual: Sequence[int]) -> bool:
 
 def _sizes(shape: Sequence[int | None]) -> str:
     return "x".join("?" if size is None else str(size) for size in shape) or "a scalar"
+
+
+def graph_name(name: str) -> str:
+    """The name of a tensor as one that the graphs of every framework may have."""
+    return name.replace(".", "_")

@@ -17,7 +17,7 @@ from conformance.targets.base import Tensors, Unsupported, decline_onnx_words
 from conformance.targets.keras_targets import KerasLayers
 from conformance.targets.reasons import refusals
 from conformance.targets.tensorflow_target import kernels
-from exporters.base import Binding, Exported
+from exporters.base import Binding, Exported, graph_name
 from exporters.keras_model import keras_model
 from exporters.tensorflow_sizes import Open, fed_shapes
 from exporters.tf2onnx_words import conversion
@@ -61,7 +61,7 @@ class KerasExport:
 
     def _input(self, name: str, shape: Open) -> Any:
         dtype = "int64" if is_index(name) else "float32"
-        return self._keras.Input(batch_shape=shape, dtype=dtype, name=_safe(name))
+        return self._keras.Input(batch_shape=shape, dtype=dtype, name=graph_name(name))
 
     def _file(self, model: Any, inputs: Sequence[Any]) -> bytes:
         """The file.  Without a signature Keras leaves the batch open, whatever the model says."""
@@ -75,17 +75,12 @@ class KerasExport:
 def _bindings(file: bytes, fed: Iterable[str], given: Sequence[str]) -> tuple[tuple[Binding, ...], tuple[Binding, ...]]:
     """Inputs keep their names; outputs have names of the exporter's own, and their order."""
     graph = onnx.load_model_from_string(file).graph
-    known = {_safe(name): name for name in fed}
+    known = {graph_name(name): name for name in fed}
     if strangers := [value.name for value in graph.input if value.name not in known]:
         raise ValueError(f"the file wants to be fed {', '.join(strangers)}, which the model has inside")
     inputs = tuple(Binding(value.name, known[value.name], channels_last=True) for value in graph.input)
     outputs = zip(graph.output, given, strict=True)
     return inputs, tuple(Binding(value.name, name, channels_last=True) for value, name in outputs)
-
-
-def _safe(name: str) -> str:
-    """A name that is one in the graphs of every backend."""
-    return name.replace(".", "_")
 
 
 @contextlib.contextmanager

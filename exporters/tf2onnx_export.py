@@ -15,7 +15,7 @@ from conformance.targets.chain import CHAINS, follow
 from conformance.targets.reasons import refusals
 from conformance.targets.tensorflow_gradient import deconvnet_gradient
 from conformance.targets.tensorflow_target import TensorFlow, kernels, load_tensorflow
-from exporters.base import Binding, Exported, parameters
+from exporters.base import Binding, Exported, graph_name, parameters
 from exporters.tensorflow_sizes import fed_shapes
 from exporters.tf2onnx_words import conversion
 
@@ -70,7 +70,7 @@ class Tf2Onnx:
 
         def function(*fed: Any) -> dict[str, Any]:
             values = walk({**weights, **dict(zip(names, fed, strict=True))})
-            return {_safe(name): values[name] for name in case.result_shapes}
+            return {graph_name(name): values[name] for name in case.result_shapes}
 
         return function
 
@@ -87,15 +87,10 @@ class Tf2Onnx:
         return lambda values: follow(case, values, steps)
 
     def _spec(self, case: Case, name: str, shape: tuple[int | None, ...]) -> Any:
-        return self._tf.TensorSpec(shape, "int64" if is_index(name) else case.dtype, name=_safe(name))
-
-
-def _safe(name: str) -> str:
-    """A name that is one in TensorFlow's graphs too."""
-    return name.replace(".", "_")
+        return self._tf.TensorSpec(shape, "int64" if is_index(name) else case.dtype, name=graph_name(name))
 
 
 def _bound(values: Iterable[Any], names: Mapping[str, object]) -> tuple[Binding, ...]:
     """How the graph's values carry the tensors of the case, in the graph's order."""
-    known = {_safe(name): name for name in names}
+    known = {graph_name(name): name for name in names}
     return tuple(Binding(value.name, known[value.name], channels_last=True) for value in values)

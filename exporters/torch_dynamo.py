@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import threading
 from typing import Any
 
 import torch
 
+from conformance.targets.progress_bars import keep_locks_in_process
 from exporters.torch_exporter import TorchExporter
 from exporters.torch_module import CaseModule
 from exporters.torch_sizes import Sizes
@@ -22,7 +20,7 @@ class TorchDynamo(TorchExporter):
 
     def __init__(self, sizes: str = "fixed", threads: int = 1) -> None:
         super().__init__(sizes, threads)
-        _keep_progress_bars_in_process()
+        keep_locks_in_process()
 
     def _exported(self, module: CaseModule, example: tuple[Any, ...], sizes: Sizes) -> bytes:
         with built_once():
@@ -44,12 +42,3 @@ def _dynamic(module: CaseModule, sizes: Sizes) -> dict[str, Any] | None:
         return None
     dynamic = torch.export.Dim.DYNAMIC
     return {"given": tuple(dict.fromkeys(sizes.open[name], dynamic) for name in module.inputs)}
-
-
-def _keep_progress_bars_in_process() -> None:
-    """torch.export makes progress bars that it does not show; have them lock threads, not processes.
-
-    By themselves they make a semaphore of the system, which a worker that is killed leaves behind.
-    """
-    with contextlib.suppress(ImportError):
-        importlib.import_module("tqdm").tqdm.set_lock(threading.RLock())

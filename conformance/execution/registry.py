@@ -105,7 +105,7 @@ BUILT_IN = (
         for level in ("off", "basic", "extended")
     ),
     *(on_provider(provider) for provider in PROVIDERS),
-    *(on_provider(provider, tf32=False) for provider in ("CUDAExecutionProvider",)),
+    on_provider("CUDAExecutionProvider", tf32=False),
     TargetSpec("onnx-reference@cpu", "onnx-reference", "conformance.targets.onnx_reference:OnnxReference", ("onnx",)),
     TargetSpec("openvino@cpu", "openvino", _OPENVINO, ("openvino", "onnx"), on_request=True),
     TargetSpec(

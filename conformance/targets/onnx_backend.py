@@ -17,16 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from conformance.arithmetic import Axis
-from conformance.spec import Case, Chain, Convolution
+from conformance.spec import Case, Chain
 from conformance.targets.base import Tensors, Unsupported
 from conformance.targets.one_stage import stage_by_stage
-from conformance.targets.onnx_graph import NEWEST_OPSET, OLDEST_OPSET, one_node_model
+from conformance.targets.onnx_graph import NEWEST_OPSET, newest_opset
 from conformance.targets.onnx_target import OnnxTarget, Run
 from conformance.targets.python_file import module_from
 from conformance.targets.reasons import refusals
 
-_PROBE = Convolution(id="probe/opset", op="conv_transpose", axes=(Axis(large=2, small=2, kernel=1),), padding=((0, 0),))
 _DECLINED = "BackendIsNotSupposedToImplementIt"
 _METHODS = ("prepare", "run_model")
 
@@ -51,7 +49,8 @@ class OnnxBackend(OnnxTarget):
         supports = getattr(self._backend, "supports_device", None)
         if supports is not None and not supports(device):
             raise RuntimeError(f"{source} does not support the device {device}")
-        self.opset = self._newest_opset()
+        newest: int = min(NEWEST_OPSET, self._onnx.defs.onnx_opset_version())
+        self.opset = newest_opset(newest, self._runs) or newest  # with none at all, cases tell what is wrong
 
     def environment(self) -> dict[str, str]:
         return {
@@ -60,6 +59,9 @@ class OnnxBackend(OnnxTarget):
             "onnx": self._onnx.__version__,
             "opset": str(self.opset),
         }
+
+    def _runs(self, model: bytes) -> None:
+        self.prepare(model)({"input": np.ones((1, 1, 2), np.float32)})
 
     def run(self, case: Case, tensors: Tensors) -> Tensors:
         """In 16 bits every stage is a model of its own: most runtimes compute the whole of a model in float32."""
@@ -103,17 +105,6 @@ class OnnxBackend(OnnxTarget):
             if type(error).__name__ != _DECLINED:
                 raise
             raise Unsupported(f"{self.name}: {error}") from None
-
-    def _newest_opset(self) -> int:
-        """The newest opset in which it runs a ConvTranspose, or the newest of all, for cases to tell what is wrong."""
-        newest: int = min(NEWEST_OPSET, self._onnx.defs.onnx_opset_version())
-        feeds = {"input": np.ones((1, 1, 2), np.float32)}
-        for opset in range(newest, OLDEST_OPSET - 1, -1):
-            model = one_node_model(_PROBE, {"weight": np.ones(_PROBE.weight_shape, np.float32)}, opset)
-            with contextlib.suppress(Exception):
-                self.prepare(model.SerializeToString())(feeds)
-                return opset
-        return newest
 
 
 def find_backend(source: str) -> Any:

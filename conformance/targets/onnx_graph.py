@@ -7,11 +7,13 @@ large weights must be fed.  Sources: ONNX operators Conv-22 and ConvTranspose-22
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from conformance.arithmetic import Axis
 from conformance.spec import Convolution, OnnxWords, is_index, is_parameter
 from conformance.spec.onnx_words import BFLOAT16_SINCE
 from conformance.targets.base import Unsupported
@@ -21,6 +23,8 @@ NEWEST_OPSET = 22
 
 OLDEST_OPSET = 11
 """The opset before it that changed Conv and ConvTranspose."""
+
+_PROBE = Convolution(id="probe/opset", op="conv_transpose", axes=(Axis(large=2, small=2, kernel=1),), padding=((0, 0),))
 
 OPERATORS = {"conv": "Conv", "conv_transpose": "ConvTranspose"}
 OLDEST_IR = 4
@@ -209,3 +213,16 @@ def _type(dtype: str) -> int:
     from onnx import TensorProto
 
     return int(TensorProto.DataType.Value(_TYPES[dtype]))
+
+
+def newest_opset(limit: int, run: Callable[[bytes], object]) -> int | None:
+    """The newest opset of which ``run`` takes a ConvTranspose, from ``limit`` down; None if there is none.
+
+    Older releases refuse newer opsets, or load them and lack the operator.
+    """
+    weight = {"weight": np.ones(_PROBE.weight_shape, np.float32)}
+    for opset in range(min(NEWEST_OPSET, limit), OLDEST_OPSET - 1, -1):
+        with contextlib.suppress(Exception):
+            run(one_node_model(_PROBE, weight, opset).SerializeToString())
+            return opset
+    return None

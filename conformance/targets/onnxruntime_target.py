@@ -10,11 +10,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from conformance.arithmetic import Axis
-from conformance.spec import Case, Chain, Convolution
+from conformance.spec import Case, Chain
 from conformance.targets.base import Tensors, Unsupported
 from conformance.targets.one_stage import stage_by_stage
-from conformance.targets.onnx_graph import NEWEST_OPSET, OLDEST_OPSET, one_node_model
+from conformance.targets.onnx_graph import OLDEST_OPSET, newest_opset
 from conformance.targets.onnx_target import OnnxTarget, Run
 from conformance.targets.onnxruntime_fallback import computed_elsewhere
 from conformance.targets.precision import float32_in_use
@@ -28,7 +27,6 @@ _LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
-_PROBE = Convolution(id="probe/opset", op="conv_transpose", axes=(Axis(large=2, small=2, kernel=1),), padding=((0, 0),))
 
 
 class OnnxRuntime(OnnxTarget):
@@ -62,7 +60,8 @@ class OnnxRuntime(OnnxTarget):
         variant = "ieee" if tf32 == "off" else optimization
         runtime = "onnxruntime" if variant == "all" else f"onnxruntime-{variant}"
         self.name = f"{runtime}@{provider.removesuffix('ExecutionProvider').lower()}"
-        self.opset = opset or self._newest_opset()
+        newest = self._onnx.defs.onnx_opset_version()
+        self.opset = opset or newest_opset(newest, self._session) or OLDEST_OPSET
 
     def environment(self) -> dict[str, str]:
         proven = {} if self.provider == CPU else {"float32 in use": float32_in_use(self)}
@@ -134,14 +133,3 @@ class OnnxRuntime(OnnxTarget):
         options.log_severity_level = 4  # fatal; errors come as exceptions
         options.graph_optimization_level = getattr(self._runtime.GraphOptimizationLevel, _LEVELS[self.optimization])
         return options
-
-    def _newest_opset(self) -> int:
-        """Older releases refuse newer opsets, or load them and lack the operator; only a session tells."""
-        weight = {"weight": np.zeros(_PROBE.weight_shape, np.float32)}
-        for opset in range(min(NEWEST_OPSET, self._onnx.defs.onnx_opset_version()), OLDEST_OPSET, -1):
-            try:
-                self._session(one_node_model(_PROBE, weight, opset).SerializeToString())
-            except Exception:
-                continue
-            return opset
-        return OLDEST_OPSET

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +18,7 @@ import numpy as np
 
 from conformance.spec import Case, Convolution
 from conformance.targets.base import Function, Tensors, Unsupported
+from conformance.targets.progress_bars import keep_locks_in_process
 from conformance.targets.torch_convolution import convolve
 from conformance.targets.torch_targets import Torch
 
@@ -36,7 +35,7 @@ class TorchCompile(Torch):
         import torch._inductor.config as settings
         from torch._inductor import utils
 
-        _lock_inside_the_process()
+        keep_locks_in_process()
         settings.compile_threads = 1  # else it keeps processes of its own to compile in
         self._fresh_cache = getattr(utils, "fresh_cache", None) or utils.fresh_inductor_cache
         self._latest: tuple[Case, Function] | None = None
@@ -94,12 +93,6 @@ class TorchCompile(Torch):
                 raise
             return "torch.compile found no C++ compiler; name one in the environment variable CXX"
         return ""
-
-
-def _lock_inside_the_process() -> None:
-    """Give tqdm, which the compiler uses where it is there, a lock that does not outlive a process that is killed."""
-    with contextlib.suppress(ImportError):
-        importlib.import_module("tqdm").tqdm.set_lock(threading.RLock())
 
 
 @contextlib.contextmanager
