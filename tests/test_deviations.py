@@ -174,6 +174,14 @@ def test_a_deviation_of_some_processors_must_show_there_and_cannot_elsewhere(cas
     assert predicted(one, case, features=frozenset()) == [False]
 
 
+def test_a_deviation_may_be_of_processors_that_lack_something(case_of: Callable[..., Case]) -> None:
+    one, case = entry(cpu=("avx2", "not avx512f")), case_of()
+    assert predicted(one, case, features=frozenset({"avx2"})) == [True]
+    assert predicted(one, case, features=frozenset({"avx2", "avx512f"})) == []
+    assert predicted(one, case, features=frozenset({"asimd"})) == []
+    assert predicted(one, case, features=frozenset()) == [False]
+
+
 def test_one_that_shows_sometimes_need_not_show(case_of: Callable[..., Case]) -> None:
     assert predicted(entry(shows="sometimes"), case_of()) == [False]
 

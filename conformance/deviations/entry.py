@@ -14,6 +14,7 @@ from conformance.deviations.predicate import Predicate
 
 ALWAYS = "always"
 SOMETIMES = "sometimes"
+WITHOUT = "not "
 Shows = Literal["always", "sometimes"]
 
 
@@ -22,8 +23,8 @@ class Deviation:
     """Which cells of which versions deviate, how, and why.
 
     ``targets`` are names as on the command line, with ``*`` for anything; ``versions`` are ranges of the packages that
-    have it, by PEP 440; ``cpu`` are instruction sets (by Linux's names) without which it does not show.  ``ops``,
-    ``dtypes`` and ``data`` are empty where any will do.  ``verdict`` is what it gives, and ``reading`` stands in the
+    have it, by PEP 440; ``cpu`` are instruction sets (by Linux's names) without which it does not show, or after ``not``
+    with which it does not.  ``ops``, ``dtypes`` and ``data`` are empty where any will do.  ``verdict`` is what it gives, and ``reading`` stands in the
     verdict's arithmetic, diagnosis or message.  One that shows ``always`` is wrong of every cell that its predicate
     names; one that shows ``sometimes`` depends on the numbers drawn, or on the machine.
     """
@@ -54,7 +55,8 @@ class Deviation:
 
         On a processor that nothing is known of, what depends on it may show.
         """
-        if self.cpu and features and not features.issuperset(self.cpu):
+        missed = (name.startswith(WITHOUT) == (name.removeprefix(WITHOUT) in features) for name in self.cpu)
+        if features and any(missed):
             return None
         return self.shows == ALWAYS and (not self.cpu or bool(features))
 

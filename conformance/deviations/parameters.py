@@ -3,10 +3,7 @@
 Every case has ``suite``, ``name``, ``op``, ``dtype``, ``batch``, ``opset``, ``onnx`` and ``steps``; ``input`` and
 ``output`` are spatial sizes of what the op is fed and returns.  A convolution or pooling has ``rank`` (spatial axes),
 ``kernel``, ``stride`` and ``dilation``, one number per axis, and the rows that are cropped, ``begin`` and ``end``.
-A convolution has ``word``: ``same`` or ``valid`` where that padding says its geometry, and None where only numbers do.
-``explicit`` says whether numbers of PyTorch's and ONNX's kind, pads of at least 0 and an output_padding below stride or
-dilation, or ONNX's own words, say the geometry of all convolutions of a case; ``products`` is how many multiply-adds
-it has.  What else a case says goes by the name that it has there: ``groups``, ``bias``, ``overlap``, ``ceil_mode`` ...
+What else a case says goes by the name that it has there: ``groups``, ``bias``, ``overlap``, ``ceil_mode`` ...
 
 ``steps`` lists the stages of a chain with their parameters, of a single convolution that one; ``kind`` says what a step
 is: ``conv``, ``conv_transpose``, ``max_pool``, ``max_unpool``, ``rectify``, ``batch_norm``, ``response_norm`` ...
@@ -18,9 +15,6 @@ import re
 from dataclasses import fields
 from typing import Any
 
-from conformance.arithmetic import Axis
-from conformance.arithmetic.axis import convolved_size
-from conformance.arithmetic.spellings import convolution_same
 from conformance.spec import (
     AdaptiveDeconv,
     BatchNorm,
@@ -44,15 +38,12 @@ from conformance.spec import (
 
 _COMMON = ("suite", "op", "dtype", "batch", "opset")
 _NOT_SAID = ("id", "data", "tags", "notes", "source", "location", "vectors", "axes", "readings")
-_DERIVED = ("name", "onnx", "steps", "kind", "input", "output", "rank", "word", "explicit", "products")
-_OF_AXES = ("kernel", "stride", "dilation", "begin", "end")
+_DERIVED = ("name", "onnx", "steps", "kind", "input", "output", "rank", "kernel", "stride", "dilation", "begin", "end")
 _SPEAKERS = (
     *(Convolution, MaxPool, MaxUnpool, ConvBlock, DeconvBlock, Deconvnet, AdaptiveDeconv, OnnxWords),
     *(BatchNorm, Isolate, Pad, Rectify, Reshape, ResponseNorm, Take),
 )
-VOCABULARY = frozenset(
-    {f.name for kind in _SPEAKERS for f in fields(kind)} - set(_NOT_SAID) | {*_COMMON, *_DERIVED, *_OF_AXES}
-)
+VOCABULARY = frozenset({f.name for kind in _SPEAKERS for f in fields(kind)} - set(_NOT_SAID) | {*_COMMON, *_DERIVED})
 """All names of parameters that there are."""
 
 
@@ -60,8 +51,6 @@ def parameters(case: Case) -> dict[str, Any]:
     """The parameters of a case by name."""
     said = _said(case) | {key: getattr(case, key) for key in _COMMON}
     said["name"] = case.id.partition("/")[2]
-    said["explicit"] = all(map(_is_explicit, case.steps if isinstance(case, Chain) else [case]))
-    said["products"] = case.products
     said["onnx"] = None if case.onnx is None else _plain(case.onnx)
     said["steps"] = _steps(case) if isinstance(case, Chain) else [_step(case)]
     return said
@@ -87,32 +76,7 @@ def _said(step: Any) -> dict[str, Any]:
     if isinstance(step, Convolution | Pooling):
         said |= {"rank": step.rank, "kernel": step.kernel, "stride": step.stride, "dilation": step.dilation}
         said |= {"begin": tuple(a.begin for a in step.axes), "end": tuple(a.end for a in step.axes)}
-    if isinstance(step, Convolution):
-        said["word"] = next((word for word in _words(step) if all(_gives(word, axis) for axis in step.axes)), None)
     return said
-
-
-def _is_explicit(step: Any) -> bool:
-    if not isinstance(step, Convolution):
-        return True
-    if isinstance(step.padding, str):
-        return False
-    if step.output_shape is not None or step.auto_pad not in (None, "NOTSET"):
-        return True
-    below = (max(a.stride, a.dilation) if step.transposed else a.stride for a in step.axes)
-    fits = min(end for _, end in step.padding) >= 0 or all(-a.end < n for a, n in zip(step.axes, below, strict=True))
-    return fits and all(axis.begin >= 0 for axis in step.axes)
-
-
-def _words(step: Convolution) -> tuple[str, ...]:
-    """The paddings in words that a convolution may have: the one that it says, or any if it says numbers."""
-    return (step.padding,) if isinstance(step.padding, str) else ("valid", "same")
-
-
-def _gives(word: str, axis: Axis) -> bool:
-    """Whether a convolution padded so leads from ``large`` to ``small``, with the same beginning."""
-    begin, end = (0, 0) if word == "valid" else convolution_same(axis.large, axis.extent, axis.stride)
-    return axis.begin == begin and convolved_size(axis.large, axis.extent, axis.stride, begin + end) == axis.small
 
 
 def _plain(said: Any) -> dict[str, Any]:
