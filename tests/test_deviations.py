@@ -15,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 
 from conformance import cli, engine, make_case, pose
 from conformance.deviations import Deviation, Register, Settled, load_deviations, settle, shipped_deviations
+from conformance.deviations import register as register_of
 from conformance.deviations.parameters import VOCABULARY, parameters
 from conformance.deviations.predicate import BadPredicate, Predicate
 from conformance.errors import BadInput, SpecError
@@ -165,6 +166,16 @@ def test_the_kind_of_data_is_asked_for_each_time(case_of: Callable[..., Case]) -
     kinds = ["rounding", "exact", "rounding"]
     found = [bool(register.predicted(case, case_digest(case), kind, "torch@cpu", TORCH)) for kind in kinds]
     assert found == [True, False, True]
+
+
+def test_what_was_found_of_many_cases_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(register_of, "REMEMBERED", 3)
+    register = Register([entry(where="kernel[0] > 1")], frozenset())
+    cases = [make_case(op="conv", input=[9], kernel=k, dilation=d) for k in (1, 2) for d in (1, 2, 3)]
+    for _ in range(2):
+        found = [bool(register.predicted(c, case_digest(c), "exact", "torch@cpu", TORCH)) for c in cases]
+        assert found == [False] * 3 + [True] * 3
+    assert len(register._asked) == 3
 
 
 def test_a_deviation_of_some_processors_must_show_there_and_cannot_elsewhere(case_of: Callable[..., Case]) -> None:

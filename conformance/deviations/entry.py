@@ -23,10 +23,10 @@ class Deviation:
     """Which cells of which versions deviate, how, and why.
 
     ``targets`` are names as on the command line, with ``*`` for anything; ``versions`` are ranges of the packages that
-    have it, by PEP 440; ``cpu`` are instruction sets (by Linux's names) without which it does not show, or after ``not``
-    with which it does not.  ``ops``, ``dtypes`` and ``data`` are empty where any will do.  ``verdict`` is what it gives, and ``reading`` stands in the
-    verdict's arithmetic, diagnosis or message.  One that shows ``always`` is wrong of every cell that its predicate
-    names; one that shows ``sometimes`` depends on the numbers drawn, or on the machine.
+    have it, by PEP 440; ``cpu`` are instruction sets (by Linux's names) without which it does not show, or after
+    ``not`` with which it does not.  ``ops``, ``dtypes`` and ``data`` are empty where any will do.  ``verdict`` is what
+    it gives, and ``reading`` stands in the verdict's arithmetic, diagnosis or message.  One that shows ``always`` is
+    wrong of every cell that its predicate names; one that shows ``sometimes`` depends on the numbers drawn, or on the machine.
     """
 
     id: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from conformance.deviations.entry import Deviation
@@ -15,6 +15,7 @@ from conformance.spec import Case
 from conformance.verdict import Judgement
 
 FIXED = "fixed"
+REMEMBERED = 256
 Prediction = tuple[Deviation, bool]
 """A deviation that names a cell, and whether it must show there."""
 
@@ -36,6 +37,14 @@ class Stale:
     cells: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The parameters of a case, and which deviations name it, by id and kind of data."""
+
+    said: dict[str, Any]
+    named: dict[tuple[str, str], bool] = field(default_factory=dict)
+
+
 class Register:
     """The deviations that may show on this machine.
 
@@ -47,8 +56,7 @@ class Register:
         strict = ((deviation, deviation.strict_on(self._features)) for deviation in deviations)
         self._all: list[Prediction] = [(deviation, must) for deviation, must in strict if must is not None]
         self._of_target: dict[tuple[str, tuple[tuple[str, str], ...]], list[Prediction]] = {}
-        self._said: tuple[Case, dict[str, Any]] | None = None
-        self._named: dict[tuple[str, str, str], bool] = {}
+        self._asked: dict[str, _Asked] = {}
 
     def predicted(
         self, case: Case, digest: str, data: str, target: str, versions: Mapping[str, str]
@@ -86,18 +94,22 @@ class Register:
         return self._of_target[key]
 
     def _names(self, deviation: Deviation, case: Case, digest: str, data: str) -> bool:
-        key = (deviation.id, digest, data if deviation.data else "")
-        if key not in self._named:
+        asked = self._of_case(case, digest)
+        key = (deviation.id, data if deviation.data else "")
+        if key not in asked.named:
             try:
-                self._named[key] = deviation.names(self._parameters(case), data)
+                asked.named[key] = deviation.names(asked.said, data)
             except BadPredicate as error:
                 raise BadInput(f"{deviation.location}: where: fails on {case.id}: {error}") from None
-        return self._named[key]
+        return asked.named[key]
 
-    def _parameters(self, case: Case) -> dict[str, Any]:
-        if self._said is None or self._said[0] is not case:
-            self._said = (case, parameters(case))
-        return self._said[1]
+    def _of_case(self, case: Case, digest: str) -> _Asked:
+        """What was found of a case; of the last ones only, since targets come to a case at about the same time."""
+        if digest not in self._asked:
+            if len(self._asked) >= REMEMBERED:
+                del self._asked[next(iter(self._asked))]
+            self._asked[digest] = _Asked(parameters(case))
+        return self._asked[digest]
 
 
 def settle(judgement: Judgement, predicted: Sequence[Prediction]) -> Settled:
