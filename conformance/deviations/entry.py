@@ -26,7 +26,8 @@ class Deviation:
     have it, by PEP 440; ``cpu`` are instruction sets (by Linux's names) without which it does not show, or after
     ``not`` with which it does not.  ``ops``, ``dtypes`` and ``data`` are empty where any will do.  ``verdict`` is what
     it gives, and ``reading`` stands in the verdict's arithmetic, diagnosis or message.  One that shows ``always`` is
-    wrong of every cell that its predicate names; one that shows ``sometimes`` depends on the numbers drawn, or on the machine.
+    wrong of every cell that its predicate names; one that shows ``sometimes`` depends on the numbers drawn, or on the
+    machine.
     """
 
     id: str
