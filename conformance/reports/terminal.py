@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from conformance.comparison import strength
+from conformance.comparison.transitions import reason
 from conformance.deviations import Stale
 from conformance.runs import Record
 from conformance.text import printable
@@ -35,9 +37,7 @@ ROWS = (
     ("nondeterministic", "differs by run"),
     ("unsupported", "not supported"),
 )
-WORST_FIRST = (
-    *("deviates", "crash", "timeout", "wrong_shape", "wrong_dtype", "error", "invalid_model", "reduced", "fixed"),
-)
+WORST_FIRST = (*strength.WORST_FIRST, "fixed")
 LONGEST = 150
 MATRIX_COLUMN = 13
 
@@ -113,7 +113,7 @@ def show_failures(summary: Summary, console: Console, limit: int) -> None:
         return
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in summary.failures:
-        groups[record.target, record.verdict, record.diagnosis or _reason(record.message)].append(record)
+        groups[record.target, record.verdict, reason(record)].append(record)
     console.print()
     console.print(f"{_plural(len(summary.failures), 'failure')} of {_plural(len(groups), 'kind')}", style="bold")
     ordered = sorted(groups.values(), key=lambda g: (WORST_FIRST.index(g[0].verdict), -len(g)))
@@ -166,11 +166,6 @@ def _numbers(record: Record) -> str:
         return ""
     used = "" if math.isinf(record.bound_usage) else f", {record.bound_usage:.3g} of the bound"
     return f"max error {record.max_abs_error:.3g}{used}"
-
-
-def _reason(message: str) -> str:
-    """The part of a message that similar failures share: its words without its numbers."""
-    return " ".join("".join(" " if c in "0123456789.,-[]x" else c for c in message).split())[:120]
 
 
 def _cell(counts: Counter[str]) -> Text:
