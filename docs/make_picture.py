@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from conformance.reports.terminal import Summary, show_failures, show_matrix
+from conformance.reports.terminal import Summary, show_failures, show_known, show_matrix
 from conformance.runs import RunFile
 
 WIDTH = 190
@@ -23,6 +23,7 @@ def main() -> None:
     console = Console(width=WIDTH, record=True, file=io.StringIO(), highlight=False, markup=False)
     show_matrix(summary, environment, console)
     show_failures(summary, console, FAILURES)
+    show_known(summary, console)
     svg = console.export_svg(title="conformance run", theme=MONOKAI)
     Path(__file__).with_name("run.svg").write_text(_without_web_fonts(svg), encoding="utf-8")
 

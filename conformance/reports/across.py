@@ -26,7 +26,7 @@ STYLES = {
     "differs by run": "yellow",
     "open in the spec": "yellow",
     "not supported": "dim",
-    "of the failures, documented": "magenta",
+    "of the failures, documented": "medium_purple2",
 }
 FAILED = "bold red"
 NONE, NOT_RUN = "·", "-"
@@ -147,7 +147,7 @@ def _failure(record: Record) -> Text:
     line = Text.assemble((record.verdict, FAILED), f" {printable(record.target)} ", (printable(record.case), "bold"))
     line.append(f" ({printable(record.data)})")
     if record.known:
-        line.append(f" known: {printable(record.deviation)}", "magenta")
+        line.append(f" known: {printable(record.deviation)}", "medium_purple2")
     return line.append(f": {words_of(record)}")
 
 

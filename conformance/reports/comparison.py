@@ -19,9 +19,9 @@ BAD, GOOD, NEUTRAL = "bold red", "green", "yellow"
 STYLES = {
     **dict.fromkeys(("newly_failing", "fails_worse", "lost_arithmetic"), BAD),
     **dict.fromkeys(("fixed", "newly_supported", "gained_arithmetic", "no_longer_open"), GOOD),
-    "newly_known": "magenta",
+    "newly_known": "medium_purple2",
 }
-MARKS = {BAD: "✗", GOOD: "✓", NEUTRAL: "·", "magenta": "~"}
+MARKS = {BAD: "✗", GOOD: "✓", NEUTRAL: "·", "medium_purple2": "~"}
 
 
 def show_comparison(comparison: Comparison, console: Console, limit: int) -> None:

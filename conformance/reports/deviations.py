@@ -19,7 +19,7 @@ def show_deviations(
     for one in deviations:
         count = shown.get(one.id, 0)
         line = Text.assemble(
-            (one.id, "bold"), f"  {one.verdict}", (f"  {count:,} verdicts" if count else "", "magenta")
+            (one.id, "bold"), f"  {one.verdict}", (f"  {count:,} verdicts" if count else "", "medium_purple2")
         )
         console.print(line, soft_wrap=True)
         console.print(f"    {', '.join(one.targets)}; {_versions(one)}", style="dim", soft_wrap=True)

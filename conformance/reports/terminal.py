@@ -23,7 +23,7 @@ STYLES = {
     "exact": "green",
     "within_bound": "cyan",
     "failed": "bold red",
-    "known": "magenta",
+    "known": "medium_purple2",
     "ambiguous": "yellow",
     "nondeterministic": "yellow",
     "unsupported": "dim",
