@@ -442,11 +442,13 @@ def test_each_framework_starts_once_however_many_workers_there_are(pytester: pyt
 
 @pytest.mark.parametrize("dist", ["worksteal", "each"])
 def test_any_other_distribution_gives_the_same_verdicts(pytester: pytest.Pytester, suite: Path, dist: str) -> None:
-    runtime(pytester, "if case.groups > 1: given['output'] += 2e7")
+    pids = f"open({str(pytester.path / 'pids')!r}, 'a').write(f'{{__import__(\"os\").getpid()}}\\n')"
+    runtime(pytester, f"{pids}\n        if case.groups > 1: given['output'] += 2e7")
     options = ("small.yaml", "--target", "my_runtime.py", "-k", "exact", "-n", "2", "--dist", dist)
     count = 2 if dist == "each" else 1
     result = pytester.runpytest_subprocess(*options)
     result.assert_outcomes(passed=5 * count, failed=count)
+    assert len(set((pytester.path / "pids").read_text().split())) <= 2
 
 
 def test_ordinary_tests_are_distributed_as_ever(pytester: pytest.Pytester) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from conformance.engine import Judged, judged_run
-from conformance.execution import LocalExecutor
+from conformance.execution import LocalExecutor, TargetSpec
 from conformance.pytest_plugin.options import AHEAD, is_grouped, is_worker, jobs_of
 from conformance.pytest_plugin.plan import Plan, plan_of
 from conformance.reports.failure import failure_text
@@ -65,7 +65,9 @@ class Ahead:
         self._stream: Iterator[Judged] = iter(())
         self._begun: set[_Key] = set()
         self._open = contextlib.ExitStack()
+        self._executors: dict[tuple[str, ...], LocalExecutor] = {}
         self.descriptions: dict[str, dict[str, str]] = {}
+        gc.freeze()  # tens of thousands of items stay until the end, and need not be looked through again and again
 
     def verdict(self, item: VerdictItem) -> Told:
         """The verdict of an item, which is run with those that are likely to be asked for next."""
@@ -80,49 +82,65 @@ class Ahead:
 
     def close(self) -> None:
         """End the frameworks."""
+        if isinstance(self._stream, Generator):
+            self._stream.close()
+        self._executors.clear()
         self._open.close()
 
     def _together_with(self, item: VerdictItem) -> Sequence[VerdictItem]:
-        config = self._session.config
-        if not is_grouped(config):
+        if not self._grouped:
             return [item]
         items = [other for other in self._session.items if isinstance(other, type(item))]
-        if is_worker(config):
-            framework = self._framework(item)
-            items = [other for other in items if self._framework(other) == framework]
+        if is_worker(self._session.config):
+            framework = self._framework(item.target)
+            items = [other for other in items if self._framework(other.target) == framework]
         return [other for other in items if other.target not in self._plan.missing]
 
-    def _framework(self, item: VerdictItem) -> str:
-        return next((spec.framework for spec in self._plan.specs if spec.name == item.target), item.target)
+    @property
+    def _grouped(self) -> bool:
+        return is_grouped(self._session.config)
+
+    def _framework(self, target: str) -> str:
+        return next((spec.framework for spec in self._plan.specs if spec.name == target), target)
 
     def _begin(self, items: Sequence[VerdictItem]) -> None:
-        self._open.close()
         keys = {item.key for item in items}
         self._begun |= keys
-        targets = {item.target for item in items}
-        specs = [spec for spec in self._plan.specs if spec.name in targets]
+        frameworks = {self._framework(item.target) for item in items}
+        specs = [spec for spec in self._plan.specs if spec.framework in frameworks and not spec.missing]
         cases = {item.case.id: item.case for item in items}
-        config = self._session.config
-        gc.freeze()  # tens of thousands of items stay until the end, and need not be looked through again and again
-        self._open.enter_context(threadpool_limits(limits=1, user_api="blas"))  # its threads take cores from targets
-        executor = self._open.enter_context(
-            LocalExecutor(
-                specs,
-                jobs=jobs_of(config),
-                threads=config.getoption("conformance_threads"),
-                timeout=config.getoption("conformance_timeout"),
-            )
-        )
-        self._open.callback(lambda: self.descriptions.update(executor.descriptions))
+        executor = self._executor(specs)
         self._stream = judged_run(cases.values(), specs, executor, only=keys, register=self._plan.register)
-        self._open.callback(self._stream.close)  # type: ignore[attr-defined]
+
+    def _executor(self, specs: Sequence[TargetSpec]) -> LocalExecutor:
+        """Workers of these targets: where a framework comes but once, those before have ended."""
+        key = tuple(spec.name for spec in specs)
+        if key in self._executors:
+            return self._executors[key]
+        if self._grouped:
+            self.close()
+        config = self._session.config
+        executor = LocalExecutor(
+            specs,
+            jobs=jobs_of(config),
+            threads=config.getoption("conformance_threads"),
+            timeout=config.getoption("conformance_timeout"),
+        )
+        self._open.enter_context(threadpool_limits(limits=1, user_api="blas"))  # its threads take cores from targets
+        self._executors[key] = self._open.enter_context(executor)
+        self._open.callback(lambda: self.descriptions.update(executor.descriptions))
+        return executor
 
     def _until(self, key: _Key) -> None:
-        for judged in self._stream:
-            record = judged.record
-            self._told[record.key] = Told(record, self._text(judged))
-            if record.key == key:
-                return
+        try:
+            for judged in self._stream:
+                record = judged.record
+                self._told[record.key] = Told(record, self._text(judged))
+                if record.key == key:
+                    return
+        except BaseException:
+            self.close()  # workers may still be at what nobody waits for
+            raise
 
     def _text(self, judged: Judged) -> str:
         record = judged.record
