@@ -15,7 +15,7 @@ run: $(VENV)/run.stamp
 	@$(BIN)/conformance run || [ $$? -eq 1 ]
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
