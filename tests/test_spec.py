@@ -925,6 +925,7 @@ WHOLE = archive(a=npy())
         archive(a=b"\x93NUMPY\x01\x00\xff\xff{'descr': "),
         archive(a=npy(shape="(" + "1," * 20_000 + ")")),
     ],
+    ids=lambda content: f"{len(content)} bytes",  # the bytes themselves hold the time of day
 )
 def test_a_broken_npz_is_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "v.npz").write_bytes(content)

@@ -7,12 +7,12 @@
 ``fixtures``  for tests of one's own
 
 pytest loads this module wherever the package is installed, so it imports next to nothing: what does the work is
-imported when there is a suite.
+imported when there is a suite.  Its wrappers are of the kind that older releases of pytest know too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +36,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> Generator[None, Any, Any]:
-    result = yield
+@pytest.hookimpl(hookwrapper=True)
+def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> Iterator[None]:
+    yield
     spell_out(parser, args)  # now all options are there
-    return result
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,14 +64,13 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> SuiteFile 
     return SuiteFile.from_parent(parent, path=file_path)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
     """The verdict travels with the report, from a worker of pytest-xdist to the main process."""
-    report = yield
+    made = yield
     told = getattr(item, "told", None)
     if told is not None and call.when == "call":
-        report.conformance = told.values
-    return report
+        made.get_result().conformance = told.values
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,13 +54,12 @@ class Keeper:
     def pytest_testnodedown(self, node: Any) -> None:
         self.settings |= getattr(node, "workeroutput", {}).get("conformance", {})
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> Any:
-        result = yield
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
+        yield
         if self.store is not None:
             self._note(self.store, session)
             self.store.close()
-        return result
 
     def _note(self, store: RunFile, session: pytest.Session) -> None:
         from conformance import engine
