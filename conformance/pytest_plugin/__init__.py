@@ -68,9 +68,13 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> SuiteFile 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
     """The verdict travels with the report, from a worker of pytest-xdist to the main process."""
     made = yield
-    told = getattr(item, "told", None)
-    if told is not None and call.when == "call":
-        made.get_result().conformance = told.values
+    if not hasattr(item, "told"):
+        return
+    report = made.get_result()
+    if item.told is not None and call.when == "call":
+        report.conformance = item.told.values
+    if report.skipped and isinstance(report.longrepr, tuple):
+        report.longrepr = item.skipped(report.longrepr[2].removeprefix("Skipped: "))  # type: ignore[attr-defined]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -92,6 +92,10 @@ class VerdictItem(pytest.Item):
             return f"{self.case.id} on {self.target}: {excinfo.value}"
         return super().repr_failure(excinfo, style)
 
+    def skipped(self, reason: str) -> tuple[str, int, str]:
+        """What a report has of a skip: the suite and not the case, so that `-rs` tells each reason once."""
+        return str(self.path), 1, reason
+
     def reportinfo(self) -> tuple[Path, int, str]:
         return self.path, self.line, self.name
 

@@ -43,8 +43,7 @@ def _report(item: VerdictItem) -> pytest.TestReport:
         report = _new(item, "call", "skipped", item.told.text if item.told else "")
         report.wasxfail = str(known.msg)
     except pytest.skip.Exception as skipped:
-        path, line, _ = item.reportinfo()
-        report = _new(item, "call", "skipped", (str(path), line + 1, str(skipped.msg)))
+        report = _new(item, "call", "skipped", item.skipped(str(skipped.msg)))
     except item.failure as failed:
         report = _new(item, "call", "failed", str(failed))
     else:
