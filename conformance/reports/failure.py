@@ -77,8 +77,6 @@ def _neighbourhood(judged: Judged) -> Iterator[str]:
         return
     name, expected, actual = pair
     error = _error(expected, actual)
-    if not error.any():
-        return
     worst = np.unravel_index(int(error.argmax()), error.shape)
     window = tuple(
         slice(max(int(i) - AROUND, 0), int(i) + AROUND + 1) if axis >= error.ndim - 2 else int(i)
@@ -97,18 +95,26 @@ def _neighbourhood(judged: Judged) -> Iterator[str]:
 def _compared(problem: Problem, judged: Judged) -> tuple[str, np.ndarray, np.ndarray] | None:
     """The tensor that is wrong: its name, what it should be and what came; None where there is no such pair."""
     returned = judged.outcomes[0].tensors if judged.outcomes else {}
+    for name, expected in _expected(problem, judged):
+        actual = returned.get(name)
+        if actual is None or actual.shape != expected.shape or not actual.size:
+            continue
+        pair = expected.astype(np.float64), actual.astype(np.float64)
+        if _error(*pair).any():
+            return name, *pair
+    return None
+
+
+def _expected(problem: Problem, judged: Judged) -> Iterator[tuple[str, np.ndarray]]:
+    """What should have come, by name, what is likely to be wrong first."""
     if isinstance(problem, LinearProblem):
-        name, expected = "output", problem.rounded
+        yield "output", problem.rounded
     elif isinstance(problem, ChainProblem):
         wrong = judged.record.diagnosis.removeprefix("first wrong stage: ").partition(";")[0]
-        name = wrong if wrong in problem.values and wrong in returned else "output"
-        expected = problem.values[name]
-    else:
-        return None
-    actual = returned.get(name)
-    if actual is None or actual.shape != expected.shape or not actual.size:
-        return None
-    return name, expected.astype(np.float64), actual.astype(np.float64)
+        rounded = ["output"] if problem.data == "rounding" else []  # then all stages differ a little
+        for name in dict.fromkeys((wrong, *rounded, *problem.case.told)):
+            if name in problem.values:
+                yield name, problem.values[name]
 
 
 def _error(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
