@@ -182,6 +182,14 @@ def test_values_keep_their_format(format: Any) -> None:
     assert (values.astype(float).ravel().tolist(), switches.ravel().tolist()) == ([-4, -2, -16], [0, 1, 3])
 
 
+@pytest.mark.parametrize("format", FORMATS.values(), ids=list(FORMATS))
+def test_what_stands_in_the_padding_is_of_the_format_itself(format: Any) -> None:
+    """NumPy 1 has no type for bfloat16 and a float of Python's together."""
+    lowest = pooling._lowest(np.ones(3, format.dtype))
+    assert lowest.dtype == format.dtype
+    assert float(lowest) == -math.inf
+
+
 def test_padding_never_wins_over_negative_numbers() -> None:
     x = np.full((1, 1, 3, 3), -7.0)
     axes = (Axis(3, 3, 3, begin=1), Axis(3, 3, 3, begin=1))

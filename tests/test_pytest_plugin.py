@@ -415,6 +415,16 @@ def test_a_run_file_that_exists_is_not_overwritten(pytester: pytest.Pytester, su
     assert (pytester.path / "run.sqlite").read_text() == "mine"
 
 
+def test_a_session_that_runs_nothing_leaves_no_run_file(pytester: pytest.Pytester) -> None:
+    pytester.makefile(".yaml", bad=SUITE.replace("stride: [1, 2]", "stride: [1, 0]"))
+    options = ("bad.yaml", "--target", runtime(pytester), "--conformance-out", "run.sqlite")
+    pytester.runpytest(*options).assert_outcomes(errors=1)
+    assert not (pytester.path / "run.sqlite").exists()
+    pytester.makefile(".yaml", bad=SUITE)
+    pytester.runpytest(*options, "--collect-only")
+    pytester.runpytest(*options).assert_outcomes(passed=CELLS)
+
+
 # ---- pytest-xdist ----
 
 

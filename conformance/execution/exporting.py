@@ -18,10 +18,9 @@ APART = "+bias"
 
 @dataclass(frozen=True, slots=True)
 class _Export:
-    """The tag of an export: what waits for the file."""
+    """The tag of the task that makes the file of a key."""
 
     key: str
-    waiting: tuple[Task, ...]
 
 
 class LocalExecutor(Pool):
@@ -35,7 +34,7 @@ class LocalExecutor(Pool):
         exporters = {spec.exporter.name: spec.exporter for spec in self._specs.values() if spec.exporter is not None}
         self.exported = 0
         self._cache = Cache()
-        self._open: dict[str, _Export] = {}
+        self._waiting: dict[str, list[Task]] = {}
         self._retried: set[tuple[str, str]] = set()
         super().__init__([*self._specs.values(), *exporters.values()], jobs=jobs, threads=threads, timeout=timeout)
 
@@ -84,17 +83,15 @@ class LocalExecutor(Pool):
             self.answer_later(task, Outcome(entry.kind, message=_by(exporter, entry.message)))  # type: ignore[arg-type]
 
     def _export(self, task: Task, exporter: ExporterSpec) -> None:
-        waiting = self._open.get(task.model)
-        if waiting is not None:
-            self._open[task.model] = replace(waiting, waiting=(*waiting.waiting, task))
-            return
-        self.exported += 1
-        self._open[task.model] = _Export(task.model, (task,))
-        super().submit(Task(exporter.name, task.case, task.payload, _Export(task.model, ()), task.model))
+        waiting = self._waiting.setdefault(task.model, [])
+        waiting.append(task)
+        if len(waiting) == 1:
+            self.exported += 1
+            super().submit(Task(exporter.name, task.case, task.payload, _Export(task.model), task.model))
 
     def _exported(self, export: _Export, outcome: Outcome) -> Sequence[Answer]:
         answers: list[Answer] = []
-        for task in self._open.pop(export.key).waiting:
+        for task in self._waiting.pop(export.key):
             if outcome.kind == "returned":
                 super().submit(task)
             else:

@@ -57,9 +57,13 @@ class Keeper:
     @pytest.hookimpl(hookwrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
         yield
-        if self.store is not None:
+        if self.store is None:
+            return
+        if self.counts:
             self._note(self.store, session)
-            self.store.close()
+        self.store.close()
+        if not self.counts:  # nothing was run: the next session may have the name
+            self.store.path.unlink()
 
     def _note(self, store: RunFile, session: pytest.Session) -> None:
         from conformance import engine
@@ -83,5 +87,5 @@ class Keeper:
         told = [f"{self.counts[kind]:,} {meaning.rstrip(' ~')}" for kind, meaning in ROWS if self.counts[kind]]
         terminalreporter.section("conformance")
         terminalreporter.line(f"{sum(self.counts.values()):,} verdicts: {', '.join(told)}")
-        if self.store is not None:
+        if self.store is not None and self.counts:
             terminalreporter.line(f"run file: {self.store.path}")

@@ -5,10 +5,12 @@ Unpooling and transposed convolutions then come from automatic differentiation.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from conformance.spec import Convolution, Deconvnet, MaxPool, Rectify, ResponseNorm, Step
+from conformance.spec import Deconvnet
+from conformance.targets.gradient_steps import Gradient, forward
 from conformance.targets.jax_chain import JaxSteps
 
 
@@ -18,33 +20,20 @@ def projection(jax: Any, steps: JaxSteps, case: Deconvnet, values: Mapping[str, 
     ``values`` are the tensors of the case as JAX's own.
     """
 
+    replaced = functools.partial(_with_gradient, jax)
+
     def climb(image: Any) -> Any:
         known = {**values, "input": image}
         for stage in case.way_up:
-            known[stage.name] = _forward(jax, steps, case, stage.step, [known[name] for name in stage.reads])
+            fed = [known[name] for name in stage.reads]
+            known[stage.name] = forward(steps, jax.nn.relu, replaced, case, stage.step, fed)
         return known[case.layers[-1].name]
 
     top, back = jax.vjp(climb, values["input"])
     return back(steps.isolate(case.isolate, top))[0]
 
 
-def _forward(jax: Any, steps: JaxSteps, case: Deconvnet, step: Step, fed: list[Any]) -> Any:
-    """A step of the way up, with the gradient that undoes it as the case says."""
-    if isinstance(step, Convolution):
-        return steps.convolution(step, *fed)
-    if isinstance(step, MaxPool):
-        return steps.pooled(step, *fed)
-    if isinstance(step, ResponseNorm):
-        if case.lrn_down == "gradient":
-            return steps.response_norm(step, *fed)
-        return _with_gradient(jax, lambda x: steps.response_norm(step, x), lambda signal, _: signal)(*fed)
-    if case.rectify == "none":
-        return _with_gradient(jax, jax.nn.relu, lambda signal, _: signal)(*fed)
-    rectify = Rectify(case.rectify)
-    return _with_gradient(jax, jax.nn.relu, lambda signal, activation: steps.rectify(rectify, signal, activation))(*fed)
-
-
-def _with_gradient(jax: Any, value: Callable[[Any], Any], gradient: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+def _with_gradient(jax: Any, value: Callable[[Any], Any], gradient: Gradient) -> Callable[..., Any]:
     """``value(x)``, whose gradient is ``gradient(what comes back, value)``."""
     made = jax.custom_vjp(value)
     made.defvjp(lambda x: (given := value(x), given), lambda given, signal: (gradient(signal, given),))

@@ -6,10 +6,12 @@ unpooling and transposed convolutions then come from automatic differentiation.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from conformance.spec import Convolution, Deconvnet, MaxPool, Rectify, ResponseNorm, Step
+from conformance.spec import Deconvnet
+from conformance.targets.gradient_steps import Gradient, forward
 from conformance.targets.reasons import decline_beyond_gradient
 from conformance.targets.tensorflow_chain import TensorFlowSteps
 
@@ -21,32 +23,18 @@ def deconvnet_gradient(tf: Any, steps: TensorFlowSteps, case: Deconvnet, tensors
     """
     decline_beyond_gradient(case)
     values = dict(tensors)
+    replaced = functools.partial(_with_gradient, tf)
     with tf.GradientTape() as tape:
         tape.watch(values["input"])
         for stage in case.way_up:
-            values[stage.name] = _forward(tf, steps, case, stage.step, [values[name] for name in stage.reads])
+            fed = [values[name] for name in stage.reads]
+            values[stage.name] = forward(steps, tf.nn.relu, replaced, case, stage.step, fed)
     top = values[case.layers[-1].name]
     seed = steps.isolate(case.isolate, top)
     return tape.gradient(top, values["input"], output_gradients=seed)
 
 
-def _forward(tf: Any, steps: TensorFlowSteps, case: Deconvnet, step: Step, fed: list[Any]) -> Any:
-    """A step of the way up, with the gradient that undoes it as the case says."""
-    if isinstance(step, Convolution):
-        return steps.convolution(step, *fed)
-    if isinstance(step, MaxPool):
-        return steps.pooled(step, *fed)
-    if isinstance(step, ResponseNorm):
-        if case.lrn_down == "gradient":
-            return steps.response_norm(step, *fed)
-        return _with_gradient(tf, lambda x: steps.response_norm(step, x), lambda signal, _: signal)(*fed)
-    if case.rectify == "none":
-        return _with_gradient(tf, tf.nn.relu, lambda signal, _: signal)(*fed)
-    rectify = Rectify(case.rectify)
-    return _with_gradient(tf, tf.nn.relu, lambda signal, activation: steps.rectify(rectify, signal, activation))(*fed)
-
-
-def _with_gradient(tf: Any, value: Callable[[Any], Any], gradient: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+def _with_gradient(tf: Any, value: Callable[[Any], Any], gradient: Gradient) -> Callable[..., Any]:
     """``value(x)``, whose gradient is ``gradient(what comes back, value)``."""
 
     def replaced(x: Any) -> tuple[Any, Callable[[Any], Any]]:
